@@ -1,0 +1,207 @@
+"""What the extension is compiled from and with: sources, C++ compiler, CUDA toolkit, flags. Needs no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Compute capabilities built by default, as far as nvcc and torch know them; the last one also as PTX for later GPUs.
+DEFAULT_CUDA_ARCHS = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
+
+CXX_PROBE = """
+#include <Python.h>
+#include <optional>
+#include <string_view>
+#if __cplusplus > 201703L
+#include <concepts>
+#include <span>
+#endif
+extern "C" int segnet_ext_probe() { return std::optional<std::string_view>("probe")->size() == 5; }
+"""
+CUDA_PROBE = """
+#include <cuda_runtime.h>
+__global__ void probe(float* values) { values[threadIdx.x] = 0.0f; }
+int main() { probe<<<1, 1>>>(nullptr); return static_cast<int>(cudaGetLastError()); }
+"""
+
+
+class ToolchainError(Exception):
+    """One sentence: what is missing or broken."""
+
+
+def sources(cuda: bool) -> list[str]:
+    """Every C++ file of csrc/ and of the folders in it, with `cuda` also the CUDA files: new files need no list."""
+    suffixes = ("cpp", "cu") if cuda else ("cpp",)
+    return sorted(
+        path.relative_to(ROOT).as_posix()
+        for suffix in suffixes
+        for folder in ("csrc", "csrc/*")
+        for path in ROOT.glob(f"{folder}/*.{suffix}")
+    )
+
+
+def enabled(variable: str) -> bool:
+    """Whether the environment variable is set to something that means yes."""
+    return os.environ.get(variable, "").strip().lower() not in ("", "0", "false", "no", "off")
+
+
+def cxx_standard(torch_folder: Path) -> int:
+    """The C++ standard that torch's headers need and its BuildExtension passes, as torch's own text has it."""
+    text = (torch_folder / "utils" / "cpp_extension.py").read_text(encoding="utf-8")
+    return max(map(int, re.findall(r"-std=c\+\+(\d\d)\b", text)), default=17)
+
+
+@dataclass(frozen=True)
+class Compiler:
+    command: list[str]
+    version: str  # the first line of its --version
+    openmp: bool
+
+
+def find_compiler(standard: int) -> Compiler:
+    """The C++ compiler that torch will run, proved by a small program; ToolchainError says what to do without one."""
+    if sys.platform == "win32":
+        raise ToolchainError("segnet_ext is built with GCC or Clang and not with MSVC: build it on Linux or under WSL.")
+    install = "install one (on Debian and Ubuntu: apt-get install g++) or set CXX to GCC's or Clang's C++ compiler"
+    if chosen := os.environ.get("CXX"):
+        command = shlex.split(chosen)
+        if shutil.which(command[0]) is None:
+            raise ToolchainError(f"CXX must name a C++ compiler, and CXX={chosen} is not there: {install}.")
+    else:
+        found = next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+        if found is None:
+            raise ToolchainError(f"No C++ compiler was found (tried c++, g++ and clang++): {install}.")
+        command = [found]
+    name = shlex.join(command)
+    version = _output([*command, "--version"]).partition("\n")[0].strip() or name
+    headers = Path(sysconfig.get_path("include"))
+    if not (headers / "Python.h").is_file():
+        raise ToolchainError(
+            f"Python's C headers are missing ({headers / 'Python.h'}): install them "
+            "(on Debian and Ubuntu: apt-get install python3-dev)."
+        )
+    flags = [f"-std=c++{standard}", "-fPIC", "-shared", f"-I{headers}"]
+    for openmp in [["-fopenmp"], []] if sys.platform == "linux" else [[]]:
+        error = _try_compile([*command, *flags, *openmp], "probe.cpp", CXX_PROBE)
+        if error is None:
+            return Compiler(command, version, bool(openmp))
+    raise ToolchainError(
+        f"The C++ compiler {name} ({version}) cannot compile a small C++{standard} program ({error}): "
+        "install GCC 11 or newer or Clang 14 or newer, or set CXX to one."
+    )
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """A CUDA toolkit: its folder and version, and the architectures that its nvcc can compile for."""
+
+    root: Path
+    version: str
+    archs: tuple[tuple[int, int], ...]
+
+    @property
+    def nvcc(self) -> Path:
+        return self.root / "bin" / "nvcc"
+
+
+def find_toolkit() -> Toolkit:
+    """The CUDA toolkit of CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda; ToolchainError where there is none."""
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        if home := os.environ.get(variable):
+            nvcc = Path(home, "bin", "nvcc")
+            if not nvcc.is_file():
+                raise ToolchainError(f"no nvcc was found at {nvcc}, where {variable} points")
+            break
+    else:
+        on_path = shutil.which("nvcc", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/cuda/bin"]))
+        if on_path is None:
+            raise ToolchainError("no CUDA toolkit was found (nvcc is neither on PATH nor under CUDA_HOME)")
+        nvcc = Path(on_path)
+    version = re.search(r"release (\d+\.\d+)", _output([str(nvcc), "--version"]))
+    if version is None:
+        raise ToolchainError(f"{nvcc} does not run")
+    # The nvcc on PATH may be a script that starts another one: only nvcc itself knows its toolkit.
+    plan = _output([str(nvcc), "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull])
+    top = re.search(r"^#\$ TOP=(.+)$", plan, re.MULTILINE)
+    root = Path(top[1]).resolve() if top else nvcc.resolve().parent.parent
+    archs = re.findall(r"compute_(\d+)(\d)\b", _output([str(nvcc), "--list-gpu-arch"]))
+    return Toolkit(root, version[1], tuple((int(major), int(minor)) for major, minor in archs))
+
+
+def check_toolkit(toolkit: Toolkit, torch_cuda: str) -> None:
+    """ToolchainError unless the toolkit can build against a torch of CUDA `torch_cuda`."""
+    if toolkit.version.split(".")[0] != torch_cuda.split(".")[0]:
+        raise ToolchainError(
+            f"torch is built for CUDA {torch_cuda} and the toolkit in {toolkit.root} is {toolkit.version}"
+        )
+    host = ["-ccbin", os.environ["CC"]] if os.environ.get("CC") else []  # as torch's BuildExtension has it
+    error = _try_compile([str(toolkit.nvcc), *host], "probe.cu", CUDA_PROBE)
+    if error is not None:
+        raise ToolchainError(f"nvcc {toolkit.version} cannot compile a small program ({error})")
+
+
+def cuda_arch_list(toolkit: Toolkit, torch_archs: Sequence[str]) -> str:
+    """The default TORCH_CUDA_ARCH_LIST, for nvcc and for the torch compiled for `torch_archs` (sm_75, …)."""
+    known = re.findall(r"\bsm_(\d+)(\d)\b", " ".join(torch_archs))
+    newest = max(((int(major), int(minor)) for major, minor in known), default=DEFAULT_CUDA_ARCHS[-1])
+    archs = [arch for arch in DEFAULT_CUDA_ARCHS if arch in toolkit.archs and arch <= newest]
+    return ";".join(f"{major}.{minor}" for major, minor in archs) + "+PTX"
+
+
+def library_includes(torch_folder: Path) -> list[str]:
+    """Folders of the CUDA library headers (cuBLAS, cuSPARSE, …) that torch's wheels bring and a bare toolkit lacks."""
+    return sorted(str(path) for path in (torch_folder.parent / "nvidia").glob("*/include"))
+
+
+def cxx_flags(debug: bool, openmp: bool) -> list[str]:
+    # Results must not depend on the machine that builds or on reordered sums: no -march=native, no -ffast-math.
+    # errno is the one promise of the maths functions that is dropped, since it keeps sqrt from being one instruction.
+    # Unwanted are also Python's own -g, which makes the library ten times as large, and -DNDEBUG when debugging.
+    optimisation = ["-O0", "-g", "-UNDEBUG", "-D_GLIBCXX_ASSERTIONS"] if debug else ["-O3", "-g0"]
+    return [*optimisation, "-fvisibility=hidden", "-fno-math-errno", *(["-fopenmp"] if openmp else [])]
+
+
+def nvcc_flags(debug: bool, openmp: bool) -> list[str]:
+    optimisation = ["-O0", "-g", "-G", "-UNDEBUG"] if debug else ["-O3"]
+    return [*optimisation, "-Xcompiler=-fvisibility=hidden", *(["-Xcompiler=-fopenmp"] if openmp else [])]
+
+
+def _output(command: list[str]) -> str:
+    with contextlib.suppress(OSError):
+        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+        return run.stdout
+    return ""
+
+
+def _try_compile(command: list[str], name: str, text: str) -> str | None:
+    """Compiles and links a program; returns the first error, or None."""
+    with tempfile.TemporaryDirectory(prefix="segnet_ext-probe-") as folder:
+        source = Path(folder, name)
+        source.write_text(text, encoding="utf-8")
+        try:
+            run = subprocess.run(
+                [*command, str(source), "-o", str(Path(folder, "probe.out"))],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env={**os.environ, "LC_ALL": "C"},
+            )
+        except OSError as error:
+            return str(error)
+    if run.returncode == 0:
+        return None
+    lines = [line.strip() for line in run.stdout.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line.lower()), lines[0] if lines else f"exit {run.returncode}")

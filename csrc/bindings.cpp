@@ -1,0 +1,68 @@
+// The raw functions of segnet_ext._C. Each is wrapped once, as a custom operator, in segnet_ext/ops.
+#include <torch/csrc/utils/pybind.h>
+
+#include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
+#include "build_info.h"
+#include "codes_to_indices/codes_to_indices.h"
+#include "indices_to_codes/indices_to_codes.h"
+#include "max_pool2d_with_codes/max_pool2d_with_codes.h"
+#include "max_unpool2d_conv2d/max_unpool2d_conv2d.h"
+#include "simd/levels.h"
+
+namespace py = pybind11;
+
+namespace segnet_ext {
+namespace {
+
+py::dict build_info_dict() {
+  const BuildInfo info = build_info();
+  const auto or_none = [](const std::string& text) -> py::object {
+    return text.empty() ? py::object(py::none()) : py::object(py::str(text));
+  };
+  py::dict dict;
+  dict["compiler"] = info.compiler;
+  dict["flags"] = info.flags;
+  dict["debug"] = info.debug;
+  dict["cxx11_abi"] = info.cxx11_abi;
+  dict["python"] = info.python;
+  dict["torch"] = info.torch;
+  dict["cuda"] = or_none(info.cuda);
+  dict["cuda_archs"] = or_none(info.cuda_archs);
+  dict["simd_built"] = simd::built_levels();
+  dict["simd_supported"] = simd::supported_levels();
+  dict["simd"] = simd::level_name(simd::level());
+  return dict;
+}
+
+}  // namespace
+}  // namespace segnet_ext
+
+PYBIND11_MODULE(_C, m) {
+  using namespace segnet_ext;
+  const auto no_gil = py::call_guard<py::gil_scoped_release>();
+
+  m.doc() = "Kernels of segnet_ext. Use segnet_ext.ops, which adds autograd, torch.compile and autocast.";
+  m.def("build_info", &build_info_dict);
+
+  m.def("max_pool2d_with_codes_forward", &max_pool2d_with_codes_forward, no_gil, py::arg("input"),
+        py::arg("ceil_mode"));
+  m.def("max_pool2d_with_codes_backward", &max_pool2d_with_codes_backward, no_gil, py::arg("grad_output"),
+        py::arg("codes"), py::arg("height"), py::arg("width"));
+
+  m.def("bn_relu_max_pool2d_stats", &bn_relu_max_pool2d_stats, no_gil, py::arg("input"));
+  m.def("bn_relu_max_pool2d_forward", &bn_relu_max_pool2d_forward, no_gil, py::arg("input"), py::arg("weight"),
+        py::arg("bias"), py::arg("mean"), py::arg("var"), py::arg("eps"), py::arg("ceil_mode"));
+  m.def("bn_relu_max_pool2d_backward", &bn_relu_max_pool2d_backward, no_gil, py::arg("grad_output"), py::arg("input"),
+        py::arg("codes"), py::arg("weight"), py::arg("bias"), py::arg("mean"), py::arg("var"), py::arg("eps"),
+        py::arg("batch_statistics"));
+
+  m.def("max_unpool2d_conv2d_forward", &max_unpool2d_conv2d_forward, no_gil, py::arg("input"), py::arg("codes"),
+        py::arg("weight"), py::arg("bias"), py::arg("height"), py::arg("width"), py::arg("relu"));
+  m.def("max_unpool2d_conv2d_grad_input", &max_unpool2d_conv2d_grad_input, no_gil, py::arg("grad_output"),
+        py::arg("codes"), py::arg("weight"), py::arg("pooled_height"), py::arg("pooled_width"));
+  m.def("max_unpool2d_conv2d_grad_weight", &max_unpool2d_conv2d_grad_weight, no_gil, py::arg("grad_output"),
+        py::arg("input"), py::arg("codes"), py::arg("kernel_size"));
+
+  m.def("codes_to_indices", &codes_to_indices, no_gil, py::arg("codes"), py::arg("input_size"));
+  m.def("indices_to_codes", &indices_to_codes, no_gil, py::arg("indices"), py::arg("input_size"));
+}

@@ -1,0 +1,124 @@
+#include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+
+#include "max_pool2d_with_codes/max_pool2d_with_codes.h"
+#include "segnet_ext/checks.h"
+#include "segnet_ext/elementwise.h"
+
+namespace segnet_ext {
+namespace {
+
+constexpr const char* kOp = "bn_relu_max_pool2d";
+
+using namespace max_pool2d_with_codes;
+using bn_relu_max_pool2d::Affine;
+
+// BatchNorm's per-channel arguments may be of the input's dtype or of the type that it is accumulated in.
+at::Tensor channel_vector(const char* name, const at::Tensor& tensor, const at::Tensor& input) {
+  const at::ScalarType acc = acc_scalar_type(input.scalar_type());
+  TORCH_CHECK(tensor.device() == input.device(), kOp, ": ", name, " must be on the device of input (", input.device(),
+              "), got ", tensor.device());
+  TORCH_CHECK_TYPE(tensor.scalar_type() == input.scalar_type() || tensor.scalar_type() == acc, kOp, ": ", name,
+                   " must have the dtype of input (", input.scalar_type(), ") or ", acc, ", got ",
+                   tensor.scalar_type());
+  check_shape(kOp, name, tensor, {input.size(1)}, "(C)");
+  return tensor.to(acc).contiguous();
+}
+
+template <class acc_t>
+void fill_affine(Affine& affine, const at::Tensor& var, const at::Tensor& weight, const at::Tensor& bias, double eps) {
+  const auto* mean = affine.mean.const_data_ptr<acc_t>();
+  for (int64_t c = 0; c < var.numel(); ++c) {
+    const acc_t invstd = acc_t(1) / std::sqrt(var.const_data_ptr<acc_t>()[c] + static_cast<acc_t>(eps));
+    const auto channel =
+        batch_norm_affine<acc_t>(mean[c], invstd, weight.const_data_ptr<acc_t>()[c], bias.const_data_ptr<acc_t>()[c]);
+    affine.invstd.mutable_data_ptr<acc_t>()[c] = invstd;
+    affine.scale.mutable_data_ptr<acc_t>()[c] = channel.scale;
+    affine.shift.mutable_data_ptr<acc_t>()[c] = channel.shift;
+  }
+}
+
+Affine make_affine(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                   const std::optional<at::Tensor>& bias, const at::Tensor& mean, const at::Tensor& var, double eps) {
+  const int64_t channels = input.size(1);
+  const auto options = input.options().dtype(acc_scalar_type(input.scalar_type()));
+  Affine affine{channel_vector("running_mean", mean, input), at::empty({channels}, options),
+                at::empty({channels}, options), at::empty({channels}, options)};
+  const at::Tensor variance = channel_vector("running_var", var, input);
+  const at::Tensor gain = weight ? channel_vector("weight", *weight, input) : at::ones({channels}, options);
+  const at::Tensor offset = bias ? channel_vector("bias", *bias, input) : at::zeros({channels}, options);
+  if (options.dtype() == at::kDouble) {
+    fill_affine<double>(affine, variance, gain, offset, eps);
+  } else {
+    fill_affine<float>(affine, variance, gain, offset, eps);
+  }
+  return affine;
+}
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor> bn_relu_max_pool2d_stats(const at::Tensor& input) {
+  check_map(kOp, "input", input);
+  const int64_t values = input.size(0) * input.size(2) * input.size(3);
+  TORCH_CHECK_VALUE(values != 1, kOp, ": input must have more than one value per channel in training, got shape ",
+                    input.sizes());
+
+  const at::Tensor map = input.contiguous(at::MemoryFormat::ChannelsLast);
+  const auto options = map.options().dtype(acc_scalar_type(map.scalar_type()));
+  if (values == 0) {
+    return {at::zeros({map.size(1)}, options), at::zeros({map.size(1)}, options)};
+  }
+  at::Tensor mean = at::empty({map.size(1)}, options), var = at::empty({map.size(1)}, options);
+  bn_relu_max_pool2d::stats_cpu(map, mean, var);
+  return {mean, var};
+}
+
+std::tuple<at::Tensor, at::Tensor> bn_relu_max_pool2d_forward(const at::Tensor& input,
+                                                              const std::optional<at::Tensor>& weight,
+                                                              const std::optional<at::Tensor>& bias,
+                                                              const at::Tensor& mean, const at::Tensor& var, double eps,
+                                                              bool ceil_mode) {
+  check_map(kOp, "input", input);
+  const PoolShape shape = pool_shape(kOp, input, ceil_mode);
+  const Affine affine = make_affine(input, weight, bias, mean, var, eps);
+
+  const at::Tensor map = input.contiguous(at::MemoryFormat::ChannelsLast);
+  at::Tensor output = empty_output(map, shape.pooled_height, shape.pooled_width);
+  at::Tensor codes = empty_codes(map, shape);
+  if (output.numel() > 0) {
+    bn_relu_max_pool2d::forward_cpu(shape, map, affine, output, codes);
+  }
+  return {output, codes};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_max_pool2d_backward(
+    const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& codes,
+    const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias, const at::Tensor& mean,
+    const at::Tensor& var, double eps, bool batch_statistics) {
+  const char* op = "bn_relu_max_pool2d_backward";
+  check_map(op, "input", input);
+  check_map(op, "grad_output", grad_output);
+  check_like(op, "grad_output", grad_output, input);
+  const PoolShape shape = unpool_shape(op, grad_output, input.size(2), input.size(3));
+  check_shape(op, "grad_output", grad_output, {input.size(0), input.size(1), shape.pooled_height, shape.pooled_width},
+              "(N, C, OH, OW)");
+  check_codes(op, codes, input.device(), shape.batch, shape.channels, shape.pooled_height, shape.pooled_width);
+  const Affine affine = make_affine(input, weight, bias, mean, var, eps);
+
+  const at::Tensor map = input.contiguous(at::MemoryFormat::ChannelsLast);
+  const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);
+  at::Tensor grad_input = empty_output(map, shape.height, shape.width);
+  at::Tensor grad_weight = at::zeros({shape.channels}, affine.mean.options());
+  at::Tensor grad_bias = at::zeros({shape.channels}, affine.mean.options());
+  if (grad.numel() > 0) {
+    bn_relu_max_pool2d::backward_cpu(shape, grad, map, codes, affine, batch_statistics, grad_input, grad_weight,
+                                     grad_bias);
+  }
+  return {grad_input, grad_weight, grad_bias};
+}
+
+}  // namespace segnet_ext

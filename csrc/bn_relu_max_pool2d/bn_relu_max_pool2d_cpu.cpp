@@ -1,0 +1,100 @@
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
+
+#include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
+#include "bn_relu_max_pool2d/bn_relu_max_pool2d_cpu_kernel.h"
+#include "common/parallel.h"
+#include "segnet_ext/checks.h"
+
+namespace segnet_ext::bn_relu_max_pool2d {
+namespace {
+
+// Parts of a reduction over `items`: by their number alone, never by the number of threads.
+int64_t parts_of(int64_t items, int64_t elements_per_item) {
+  const int64_t worth = items * elements_per_item / kGrainElements;
+  return std::max<int64_t>(1, std::min({kMaxParts, items, worth}));
+}
+
+// From the sums over winners to the gradients of weight and bias, and to what grad_input needs of them.
+template <class acc_t>
+void merge_sums(const BackwardParams& p, const at::Tensor& invstd, at::Tensor& grad_weight, at::Tensor& grad_bias,
+                at::Tensor& grad_mean, at::Tensor& projection) {
+  const auto values = static_cast<double>(p.shape.pixels());
+  for (int64_t c = 0; c < p.shape.channels; ++c) {
+    double sum = 0, product = 0;
+    for (int64_t part = 0; part < p.parts; ++part) {
+      sum += p.partial_sum[part * p.shape.channels + c];
+      product += p.partial_product[part * p.shape.channels + c];
+    }
+    const double inv = invstd.const_data_ptr<acc_t>()[c];
+    grad_bias.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(sum);
+    grad_weight.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(product * inv);
+    grad_mean.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(sum / values);
+    projection.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(product * inv * inv / values);
+  }
+}
+
+}  // namespace
+
+void stats_cpu(const at::Tensor& input, at::Tensor& mean, at::Tensor& var) {
+  const DType dtype = to_dtype(input.scalar_type());
+  const int64_t channels = input.size(1), pixels = input.numel() / channels;
+  const int64_t parts = parts_of(pixels, channels);
+  at::Tensor partial = at::zeros({2, parts, channels}, input.options().dtype(at::kDouble));
+  auto* partial_mean = partial.mutable_data_ptr<double>();
+  const StatsParams params{pixels, channels,     input.const_data_ptr(),
+                           parts,  partial_mean, partial_mean + parts * channels};
+  parallel_tasks(parts, kGrainElements, [&](int64_t begin, int64_t end) { stats(dtype, params, begin, end); });
+  merge_stats(dtype, params, mean.mutable_data_ptr(), var.mutable_data_ptr());
+}
+
+void forward_cpu(const PoolShape& shape, const at::Tensor& input, const Affine& affine, at::Tensor& output,
+                 at::Tensor& codes) {
+  const DType dtype = to_dtype(input.scalar_type());
+  const ForwardParams params{shape,
+                             input.const_data_ptr(),
+                             affine.scale.const_data_ptr(),
+                             affine.shift.const_data_ptr(),
+                             output.mutable_data_ptr(),
+                             codes.mutable_data_ptr<uint8_t>()};
+  parallel_tasks(shape.pooled_rows(), 2 * shape.width * shape.channels,
+                 [&](int64_t begin, int64_t end) { forward(dtype, params, begin, end); });
+}
+
+void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const at::Tensor& input,
+                  const at::Tensor& codes, const Affine& affine, bool batch_statistics, at::Tensor& grad_input,
+                  at::Tensor& grad_weight, at::Tensor& grad_bias) {
+  const DType dtype = to_dtype(input.scalar_type());
+  const int64_t row_elements = 2 * shape.width * shape.channels;
+  const int64_t parts = parts_of(shape.pooled_rows(), row_elements);
+  at::Tensor partial = at::zeros({2, parts, shape.channels}, input.options().dtype(at::kDouble));
+  at::Tensor grad_mean = at::empty_like(affine.mean), projection = at::empty_like(affine.mean);
+
+  BackwardParams params{};
+  params.shape = shape;
+  params.grad_output = grad_output.const_data_ptr();
+  params.input = input.const_data_ptr();
+  params.codes = codes.const_data_ptr<uint8_t>();
+  params.mean = affine.mean.const_data_ptr();
+  params.scale = affine.scale.const_data_ptr();
+  params.shift = affine.shift.const_data_ptr();
+  params.parts = parts;
+  params.partial_sum = partial.mutable_data_ptr<double>();
+  params.partial_product = params.partial_sum + parts * shape.channels;
+  params.batch_statistics = batch_statistics;
+  params.grad_mean = grad_mean.const_data_ptr();
+  params.projection = projection.const_data_ptr();
+  params.grad_input = grad_input.mutable_data_ptr();
+
+  parallel_tasks(parts, kGrainElements,
+                 [&](int64_t begin, int64_t end) { backward_reduce(dtype, params, begin, end); });
+  if (affine.mean.scalar_type() == at::kDouble) {
+    merge_sums<double>(params, affine.invstd, grad_weight, grad_bias, grad_mean, projection);
+  } else {
+    merge_sums<float>(params, affine.invstd, grad_weight, grad_bias, grad_mean, projection);
+  }
+  parallel_tasks(shape.pooled_rows(), row_elements,
+                 [&](int64_t begin, int64_t end) { backward_input(dtype, params, begin, end); });
+}
+
+}  // namespace segnet_ext::bn_relu_max_pool2d

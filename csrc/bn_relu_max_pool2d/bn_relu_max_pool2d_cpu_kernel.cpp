@@ -1,0 +1,74 @@
+#include "bn_relu_max_pool2d/bn_relu_max_pool2d_cpu_kernel.h"
+
+#include <algorithm>
+#include <memory>
+#include <type_traits>
+
+#include "segnet_ext/codes.h"
+#include "segnet_ext/elementwise.h"
+#include "simd/dispatch.h"
+
+namespace segnet_ext::bn_relu_max_pool2d {
+namespace {
+
+// First of the items of part `part` when `items` are cut into `parts` nearly equal parts.
+int64_t part_begin(int64_t items, int64_t parts, int64_t part) {
+  return items * part / parts;
+}
+
+}  // namespace
+}  // namespace segnet_ext::bn_relu_max_pool2d
+
+#define SEGNET_SIMD_FILE "bn_relu_max_pool2d/bn_relu_max_pool2d_cpu_kernel.inl"
+#include "simd/foreach_level.h"
+
+namespace segnet_ext::bn_relu_max_pool2d {
+namespace {
+
+// Merges all parts into the first and writes its moments.
+template <class acc_t>
+void merge_parts(const StatsParams& p, acc_t* mean, acc_t* var) {
+  for (int64_t part = 1; part < p.parts; ++part) {
+    const int64_t first = part_begin(p.pixels, p.parts, part);
+    const int64_t last = part_begin(p.pixels, p.parts, part + 1);
+    for (int64_t c = 0; c < p.channels; ++c) {
+      Moments<double> moments{p.partial_mean[c], p.partial_square[c]};
+      moments.merge(static_cast<double>(first), p.partial_mean[part * p.channels + c],
+                    p.partial_square[part * p.channels + c], static_cast<double>(last - first));
+      p.partial_mean[c] = moments.mean;
+      p.partial_square[c] = moments.squares;
+    }
+  }
+  for (int64_t c = 0; c < p.channels; ++c) {
+    mean[c] = static_cast<acc_t>(p.partial_mean[c]);
+    var[c] = static_cast<acc_t>(p.partial_square[c] / static_cast<double>(p.pixels));
+  }
+}
+
+}  // namespace
+
+void stats(DType dtype, const StatsParams& params, int64_t begin_part, int64_t end_part) {
+  SEGNET_CALL_AT_LEVEL(bn_relu_max_pool2d::Stats, dtype, params, begin_part, end_part);
+}
+
+void merge_stats(DType dtype, const StatsParams& params, void* mean, void* var) {
+  if (dtype == DType::kDouble) {
+    merge_parts(params, static_cast<double*>(mean), static_cast<double*>(var));
+  } else {
+    merge_parts(params, static_cast<float*>(mean), static_cast<float*>(var));
+  }
+}
+
+void forward(DType dtype, const ForwardParams& params, int64_t begin, int64_t end) {
+  SEGNET_CALL_AT_LEVEL(bn_relu_max_pool2d::Forward, dtype, params, begin, end);
+}
+
+void backward_reduce(DType dtype, const BackwardParams& params, int64_t begin_part, int64_t end_part) {
+  SEGNET_CALL_AT_LEVEL(bn_relu_max_pool2d::BackwardReduce, dtype, params, begin_part, end_part);
+}
+
+void backward_input(DType dtype, const BackwardParams& params, int64_t begin, int64_t end) {
+  SEGNET_CALL_AT_LEVEL(bn_relu_max_pool2d::BackwardInput, dtype, params, begin, end);
+}
+
+}  // namespace segnet_ext::bn_relu_max_pool2d

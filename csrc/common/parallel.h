@@ -1,0 +1,20 @@
+// at::parallel_for with the work split as finely as the kernels' own tasks allow.
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
+namespace segnet_ext {
+
+// Elements a task must touch to be worth a thread.
+constexpr int64_t kGrainElements = 16 * 1024;
+
+// Runs body(begin, end) over [0, tasks); `elements_per_task` is about how many elements one task touches.
+template <class Body>
+void parallel_tasks(int64_t tasks, int64_t elements_per_task, const Body& body) {
+  const int64_t grain = std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, elements_per_task));
+  at::parallel_for(0, tasks, grain, body);
+}
+
+}  // namespace segnet_ext

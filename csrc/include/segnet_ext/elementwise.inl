@@ -1,0 +1,60 @@
+// The per-element mathematics of the operations, each formula once. T is a scalar or a SIMD vector of scalars; a
+// condition `mask ? a : b` selects lane by lane for vectors.
+//
+// Scalar and CUDA code includes elementwise.h. SIMD kernels get a copy in each level's namespace from foreach_level.h,
+// so that functions of vectors are compiled for the instruction set that has them; hence no include guard.
+
+// Does `value` take the window over from `best`? torch's rule: the first of equals stays, and NaN always wins.
+template <class T>
+SEGNET_HOST_DEVICE auto pool_wins(T value, T best) {
+  return (value > best) | (value != value);
+}
+
+// max(value, 0) that keeps NaN, as torch's relu does.
+template <class T>
+SEGNET_HOST_DEVICE T relu(T value) {
+  return value < T{} ? T{} : value;
+}
+
+// Where relu lets a gradient through, given its result. Written so that NaN passes, as torch's threshold_backward does.
+template <class T>
+SEGNET_HOST_DEVICE T relu_grad(T grad, T result) {
+  return result <= T{} ? T{} : grad;
+}
+
+// BatchNorm as one multiply-add a value: y = x * scale + shift.
+template <class T>
+struct BatchNormAffine {
+  T scale, shift;
+
+  SEGNET_HOST_DEVICE T operator()(T x) const { return x * scale + shift; }
+};
+
+template <class T>
+SEGNET_HOST_DEVICE BatchNormAffine<T> batch_norm_affine(T mean, T invstd, T weight, T bias) {
+  const T scale = weight * invstd;
+  return {scale, bias - mean * scale};
+}
+
+// The gradient that reaches a BatchNorm input: scale * (grad - mean(grad) - xhat * mean(grad * xhat)) in training,
+// where the batch's own statistics carry gradient; scale * grad with fixed statistics (both means zero).
+template <class T>
+struct BatchNormInputGrad {
+  T scale, mean, grad_mean, projection;  // projection = invstd^2 * mean(grad * (x - mean))
+
+  SEGNET_HOST_DEVICE T operator()(T grad, T x) const { return scale * (grad - grad_mean - (x - mean) * projection); }
+};
+
+// Merges the mean and the sum of squared deviations of `count_b` further values into those of `count_a` (Chan, Golub,
+// LeVeque 1979): no difference of large squares, so it loses nothing where the mean is large beside the deviation.
+template <class T>
+struct Moments {
+  T mean, squares;
+
+  SEGNET_HOST_DEVICE void merge(T count_a, T mean_b, T squares_b, T count_b) {
+    const T share = count_b / (count_a + count_b);
+    const T delta = mean_b - mean;
+    mean += delta * share;
+    squares += squares_b + delta * delta * (count_a * share);
+  }
+};

@@ -1,0 +1,47 @@
+// Compiled once for each SIMD level by foreach_level.h.
+#include "common/pool.inl"
+
+namespace max_pool2d_with_codes {
+
+using segnet_ext::max_pool2d_with_codes::BackwardParams;
+using segnet_ext::max_pool2d_with_codes::ForwardParams;
+
+struct Forward {
+  template <class scalar_t>
+  static void run(const ForwardParams& p, int64_t begin, int64_t end) {
+    pool_rows(p.shape, static_cast<const scalar_t*>(p.input), static_cast<scalar_t*>(p.output), p.codes, begin, end,
+              [](auto value, int64_t, auto) { return value; });
+  }
+};
+
+struct Backward {
+  // One pass over grad_input: a window's winner gets the gradient, the rest zero.
+  template <class scalar_t>
+  static void run(const BackwardParams& p, int64_t begin, int64_t end) {
+    using acc_t = acc_type<scalar_t>;
+    const int64_t channels = p.shape.channels;
+    const int64_t row_stride = p.shape.width * channels;
+    const auto* grad_output = static_cast<const scalar_t*>(p.grad_output);
+    auto* grad_input = static_cast<scalar_t*>(p.grad_input);
+
+    const auto window = [&](int64_t offset, int64_t index, auto rows, auto cols) {
+      constexpr int kRows = decltype(rows)::value, kCols = decltype(cols)::value;
+      for_each_code<acc_t>(channels, p.codes + index * codes_bytes(channels),
+                           [&](int64_t c, const uint8_t* codes, auto lanes) {
+                             constexpr int kLanes = decltype(lanes)::value;
+                             const auto grad = load<kLanes>(grad_output + index * channels + c);
+                             const auto code = load_codes<acc_t, kLanes>(codes) & code_mask(kRows, kCols);
+                             for (int row = 0; row < kRows; ++row) {
+                               for (int col = 0; col < kCols; ++col) {
+                                 const auto kept = code == 2 * row + col ? grad : Vec<acc_t, kLanes>{};
+                                 store<kLanes>(grad_input + offset + row * row_stride + col * channels + c, kept);
+                               }
+                             }
+                           });
+    };
+    const auto outside = [&](int64_t offset) { __builtin_memset(grad_input + offset, 0, channels * sizeof(scalar_t)); };
+    for_each_window(p.shape, begin, end, window, outside);
+  }
+};
+
+}  // namespace max_pool2d_with_codes

@@ -1,0 +1,68 @@
+// Compiles the file named by SEGNET_SIMD_FILE once for every SIMD level, each time in a namespace of the level's name:
+//
+//   #define SEGNET_SIMD_FILE "my_op/my_op_cpu_kernel.inl"
+//   #include "simd/foreach_level.h"
+//
+// The instruction set is switched by pragma around that file alone. Everything it needs from other headers has to be
+// included before, at the base instruction set: an inline function of a shared header that was compiled for AVX-512
+// could be the copy that the linker keeps for all. For the same reason there are no per-file compiler flags to keep in
+// step.
+//
+// Inside the file: SEGNET_SIMD_BYTES is the vector width, simd/vec.inl supplies the vector type, and
+// segnet_ext/elementwise.inl the formulas.
+#include "segnet_ext/dtypes.h"
+#include "segnet_ext/macros.h"
+#include "simd/levels.h"
+
+#if !defined(__GNUC__) && !defined(__clang__)
+#error "segnet_ext needs GCC or Clang: its kernels are written over their vector types"
+#endif
+
+#define SEGNET_SIMD_BYTES 16
+namespace segnet_ext::portable {
+#include "segnet_ext/elementwise.inl"
+#include "simd/vec.inl"
+#include SEGNET_SIMD_FILE
+}  // namespace segnet_ext::portable
+#undef SEGNET_SIMD_BYTES
+
+#if SEGNET_HAS_X86_LEVELS
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#define SEGNET_SIMD_BYTES 32
+namespace segnet_ext::avx2 {
+#include "segnet_ext/elementwise.inl"
+#include "simd/vec.inl"
+#include SEGNET_SIMD_FILE
+}  // namespace segnet_ext::avx2
+#undef SEGNET_SIMD_BYTES
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))), \
+                             apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#endif
+#define SEGNET_SIMD_BYTES 64
+namespace segnet_ext::avx512 {
+#include "segnet_ext/elementwise.inl"
+#include "simd/vec.inl"
+#include SEGNET_SIMD_FILE
+}  // namespace segnet_ext::avx512
+#undef SEGNET_SIMD_BYTES
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // SEGNET_HAS_X86_LEVELS
+
+#undef SEGNET_SIMD_FILE

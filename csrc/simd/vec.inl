@@ -1,0 +1,145 @@
+// A thin vector type over the compiler's own vector extension: arithmetic, comparison and `mask ? a : b` come with it.
+// Included by foreach_level.h inside each level's namespace, hence no include guard.
+
+template <class T, int kLanes>
+struct VecOf {
+  typedef T type __attribute__((vector_size(kLanes * sizeof(T))));
+};
+template <class T, int kLanes>
+using Vec = typename VecOf<T, kLanes>::type;
+
+// Lanes of the widest vector of T at this level.
+template <class T>
+constexpr int kLanesOf = SEGNET_SIMD_BYTES / sizeof(T);
+
+// The integer that a comparison of T gives, lane by lane.
+template <class T>
+struct MaskOf {
+  using type = int32_t;
+};
+template <>
+struct MaskOf<double> {
+  using type = int64_t;
+};
+template <class T>
+using mask_type = typename MaskOf<T>::type;
+
+template <class T, int kLanes>
+SEGNET_INLINE Vec<T, kLanes> broadcast(T value) {
+  return value - Vec<T, kLanes>{};
+}
+
+template <class V, class T>
+SEGNET_INLINE V load_raw(const T* from) {
+  V v;
+  __builtin_memcpy(&v, from, sizeof(V));
+  return v;
+}
+template <class V, class T>
+SEGNET_INLINE void store_raw(T* to, V v) {
+  __builtin_memcpy(to, &v, sizeof(V));
+}
+template <class To, class From>
+SEGNET_INLINE To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "bit_cast keeps the size");
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+// bfloat16 is the upper half of a float; to it: round to nearest even, NaN kept quiet.
+template <int kLanes>
+SEGNET_INLINE Vec<float, kLanes> to_float(Vec<uint16_t, kLanes> bits, bfloat16) {
+  return bit_cast<Vec<float, kLanes>>(__builtin_convertvector(bits, Vec<uint32_t, kLanes>) << 16);
+}
+template <int kLanes>
+SEGNET_INLINE Vec<uint16_t, kLanes> from_float(Vec<float, kLanes> value, bfloat16) {
+  using U = Vec<uint32_t, kLanes>;
+  const U bits = bit_cast<U>(value);
+  const U rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const U quiet = (bits >> 16) | 0x40u;
+  return __builtin_convertvector(value != value ? quiet : rounded, Vec<uint16_t, kLanes>);
+}
+
+// IEEE half. The exponent is re-biased by an integer addition; a subnormal half is normalised by a float subtraction,
+// and made (with the right rounding) by a float addition that leaves its bits at the bottom of the mantissa.
+template <int kLanes>
+SEGNET_INLINE Vec<float, kLanes> to_float(Vec<uint16_t, kLanes> bits, half) {
+  using U = Vec<uint32_t, kLanes>;
+  using F = Vec<float, kLanes>;
+  const U h = __builtin_convertvector(bits, U);
+  const U magnitude = (h & 0x7fffu) << 13;
+  const U normal = magnitude + (112u << 23);
+  const U special = magnitude + (224u << 23);  // infinity and NaN: exponent 31 to 255
+  const U zero = U{};
+  const U smallest_normal = zero + (113u << 23);
+  const U subnormal = bit_cast<U>(bit_cast<F>(magnitude + (113u << 23)) - bit_cast<F>(smallest_normal));
+  const U finite = magnitude < (1u << 23) ? subnormal : normal;
+  const U result = magnitude >= (31u << 23) ? special : finite;
+  return bit_cast<F>(result | ((h & 0x8000u) << 16));
+}
+template <int kLanes>
+SEGNET_INLINE Vec<uint16_t, kLanes> from_float(Vec<float, kLanes> value, half) {
+  using U = Vec<uint32_t, kLanes>;
+  using F = Vec<float, kLanes>;
+  const U bits = bit_cast<U>(value);
+  const U magnitude = bits & 0x7fffffffu;
+  const U zero = U{};
+  const U half_bits = zero + 0x3f000000u;  // 0.5f, whose last mantissa bit is a half's smallest subnormal
+  const U subnormal = bit_cast<U>(bit_cast<F>(magnitude) + bit_cast<F>(half_bits)) - half_bits;
+  const U normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  const U special = magnitude > 0x7f800000u ? zero + 0x7e00u : zero + 0x7c00u;
+  const U finite = magnitude < 0x38800000u ? subnormal : normal;
+  const U result = magnitude >= 0x47800000u ? special : finite;
+  return __builtin_convertvector(result | ((bits >> 16) & 0x8000u), Vec<uint16_t, kLanes>);
+}
+
+// Loads kLanes elements in the type they are computed in, and stores them back rounded.
+template <int kLanes, class scalar_t>
+SEGNET_INLINE Vec<acc_type<scalar_t>, kLanes> load(const scalar_t* from) {
+  if constexpr (sizeof(scalar_t) == 2) {
+    return to_float<kLanes>(load_raw<Vec<uint16_t, kLanes>>(from), scalar_t{});
+  } else {
+    return load_raw<Vec<scalar_t, kLanes>>(from);
+  }
+}
+template <int kLanes, class scalar_t>
+SEGNET_INLINE void store(scalar_t* to, Vec<acc_type<scalar_t>, kLanes> value) {
+  if constexpr (sizeof(scalar_t) == 2) {
+    store_raw(to, from_float<kLanes>(value, scalar_t{}));
+  } else {
+    store_raw(to, value);
+  }
+}
+
+// What `value` would be after a store and a load.
+template <class scalar_t, int kLanes>
+SEGNET_INLINE Vec<acc_type<scalar_t>, kLanes> round_to(Vec<acc_type<scalar_t>, kLanes> value) {
+  if constexpr (sizeof(scalar_t) == 2) {
+    return to_float<kLanes>(from_float<kLanes>(value, scalar_t{}), scalar_t{});
+  } else {
+    return value;
+  }
+}
+
+// kLanes bytes (unpacked codes) as integers of the width that comparisons of acc_t give.
+template <class acc_t, int kLanes>
+SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> load_codes(const uint8_t* from) {
+  return __builtin_convertvector(load_raw<Vec<uint8_t, kLanes>>(from), Vec<mask_type<acc_t>, kLanes>);
+}
+template <class acc_t, int kLanes>
+SEGNET_INLINE void store_codes(uint8_t* to, Vec<mask_type<acc_t>, kLanes> codes) {
+  store_raw(to, __builtin_convertvector(codes, Vec<uint8_t, kLanes>));
+}
+
+// Calls body.template operator()<lanes>(i) over [0, count): full vectors of T first, then single lanes.
+template <class T, class Body>
+SEGNET_INLINE void for_lanes(int64_t count, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanesOf<T> <= count; i += kLanesOf<T>) {
+    body(i, std::integral_constant<int, kLanesOf<T>>{});
+  }
+  for (; i < count; ++i) {
+    body(i, std::integral_constant<int, 1>{});
+  }
+}

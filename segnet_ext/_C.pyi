@@ -1,0 +1,40 @@
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+def build_info() -> dict[str, Any]: ...
+def max_pool2d_with_codes_forward(input: Tensor, ceil_mode: bool) -> tuple[Tensor, Tensor]: ...
+def max_pool2d_with_codes_backward(grad_output: Tensor, codes: Tensor, height: int, width: int) -> Tensor: ...
+def bn_relu_max_pool2d_stats(input: Tensor) -> tuple[Tensor, Tensor]: ...
+def bn_relu_max_pool2d_forward(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    ceil_mode: bool,
+) -> tuple[Tensor, Tensor]: ...
+def bn_relu_max_pool2d_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    codes: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    batch_statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor]: ...
+def max_unpool2d_conv2d_forward(
+    input: Tensor, codes: Tensor, weight: Tensor, bias: Tensor | None, height: int, width: int, relu: bool
+) -> Tensor: ...
+def max_unpool2d_conv2d_grad_input(
+    grad_output: Tensor, codes: Tensor, weight: Tensor, pooled_height: int, pooled_width: int
+) -> Tensor: ...
+def max_unpool2d_conv2d_grad_weight(
+    grad_output: Tensor, input: Tensor, codes: Tensor, kernel_size: int
+) -> tuple[Tensor, Tensor]: ...
+def codes_to_indices(codes: Tensor, input_size: Sequence[int]) -> Tensor: ...
+def indices_to_codes(indices: Tensor, input_size: Sequence[int]) -> Tensor: ...

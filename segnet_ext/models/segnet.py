@@ -1,0 +1,162 @@
+"""SegNet: VGG16's thirteen convolutions down, thirteen up, pool winners carried across."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .._model_common import check_arguments, check_input, dropout_layer, initialise
+from ..nn import BNReLUMaxPool2d, MaxUnpoolConv2d
+from .vgg16 import load_vgg16
+
+# Widths of conv{s}_1, conv{s}_2, ... of encoder stage s.
+ENCODER = {1: (64, 64), 2: (128, 128), 3: (256, 256, 256), 4: (512, 512, 512), 5: (512, 512, 512)}
+# Widths of conv{s}_3_D, conv{s}_2_D, conv{s}_1_D of decoder stage s, after its unpooling. conv1_1_D is the classifier.
+DECODER = {5: (512, 512, 512), 4: (512, 512, 256), 3: (256, 256, 128), 2: (128, 64), 1: (64,)}
+# Bayesian SegNet (bayesian_segnet_train.prototxt) drops after pool3-5 and after conv5_1_D, conv4_1_D, conv3_1_D.
+DROPOUT_STAGES = (3, 4, 5)
+
+
+class EncoderStage(nn.Module):
+    """(3x3 conv, BatchNorm, ReLU) for each width; the last BatchNorm and ReLU are fused with the pool."""
+
+    def __init__(self, in_channels: int, widths: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        self.depth = len(widths)
+        for i, width in enumerate(widths, start=1):
+            last = i == self.depth
+            self.add_module(f"conv{i}", nn.Conv2d(in_channels, width, 3, padding=1))
+            self.add_module(f"bn{i}", BNReLUMaxPool2d(width, ceil_mode=True) if last else nn.BatchNorm2d(width))
+            in_channels = width
+        self.dropout = dropout_layer(dropout)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, C, H, W] to the pooled map [N, K, ceil(H / 2), ceil(W / 2)] and its codes."""
+        for i in range(1, self.depth):
+            x = getattr(self, f"conv{i}")(x)
+            x = F.relu(getattr(self, f"bn{i}")(x))
+        x = getattr(self, f"conv{self.depth}")(x)
+        x, codes = getattr(self, f"bn{self.depth}")(x)
+        return self.dropout(x), codes
+
+
+class DecoderStage(nn.Module):
+    """(3x3 conv, BatchNorm, ReLU) for each width, numbered downwards; the first conv is fused with the unpooling."""
+
+    def __init__(self, in_channels: int, first: int, widths: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        self.order = tuple(range(first, first - len(widths), -1))
+        for i, width in zip(self.order, widths, strict=True):
+            conv = MaxUnpoolConv2d(in_channels, width) if i == first else nn.Conv2d(in_channels, width, 3, padding=1)
+            self.add_module(f"conv{i}", conv)
+            self.add_module(f"bn{i}", nn.BatchNorm2d(width))
+            in_channels = width
+        self.dropout = dropout_layer(dropout)
+
+    def forward(self, x: Tensor, codes: Tensor, size: Sequence[int]) -> Tensor:
+        """A pooled map, the codes and the size (H, W) from before that pool, to [N, K, H, W]."""
+        for i in self.order:
+            conv = getattr(self, f"conv{i}")
+            x = conv(x, codes, size) if i == self.order[0] else conv(x)
+            x = F.relu(getattr(self, f"bn{i}")(x))
+        return self.dropout(x)
+
+
+class Encoder(nn.Module):
+    """Stages 1 to 5."""
+
+    def __init__(self, in_channels: int, dropout: float) -> None:
+        super().__init__()
+        for s, widths in ENCODER.items():
+            self.add_module(f"stage{s}", EncoderStage(in_channels, widths, dropout if s in DROPOUT_STAGES else 0.0))
+            in_channels = widths[-1]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, torch.Size]]]:
+        """The fifth pooled map, and the codes and input size of every pool, first stage first."""
+        pools = []
+        for s in ENCODER:
+            size = x.shape[-2:]
+            x, codes = getattr(self, f"stage{s}")(x)
+            pools.append((codes, size))
+        return x, pools
+
+
+class Decoder(nn.Module):
+    """Stages 5 to 1."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        channels = ENCODER[5][-1]
+        for s, widths in DECODER.items():
+            stage = DecoderStage(channels, len(ENCODER[s]), widths, dropout if s in DROPOUT_STAGES else 0.0)
+            self.add_module(f"stage{s}", stage)
+            channels = widths[-1]
+
+    def forward(self, x: Tensor, pools: list[tuple[Tensor, torch.Size]]) -> Tensor:
+        for s in DECODER:
+            x = getattr(self, f"stage{s}")(x, *pools[s - 1])
+        return x
+
+
+class SegNet(nn.Module):
+    """SegNet (Badrinarayanan, Kendall, Cipolla, TPAMI 2017, section 3; the authors' ``segnet_train.prototxt``).
+
+    26 3x3 convolutions with bias, 25 of them followed by BatchNorm and ReLU; 29,449,355 parameters for 11 classes. A
+    ``state_dict`` key reads as the path: ``encoder.stage4.conv2.weight`` is the prototxt's conv4_2, and
+    ``decoder.stage4.conv2.weight`` its conv4_2_D; conv1_1_D is ``classifier``. The last BatchNorm of an encoder stage
+    is a fused :class:`segnet_ext.nn.BNReLUMaxPool2d`, the first convolution of a decoder stage a fused
+    :class:`segnet_ext.nn.MaxUnpoolConv2d`.
+
+    Weights start as in the prototxt ("msra", biases 0); :meth:`load_vgg16` starts the encoder from VGG16, as the paper
+    does.
+
+    Args:
+        num_classes: channels of the logits.
+        in_channels: channels of the input.
+        dropout: probability after pools 3-5 and decoder stages 5-3 (Bayesian SegNet: 0.5); 0 for plain SegNet.
+
+    Raises:
+        ValueError: ``num_classes`` or ``in_channels`` below 1, ``dropout`` outside [0, 1); in ``forward``, an input
+            that is not [N, in_channels, H, W] with H, W >= 32.
+
+    >>> model = SegNet(num_classes=11).eval()
+    >>> model(torch.randn(1, 3, 45, 60)).shape
+    torch.Size([1, 11, 45, 60])
+    """
+
+    def __init__(self, num_classes: int, in_channels: int = 3, dropout: float = 0.0) -> None:
+        super().__init__()
+        check_arguments("SegNet", num_classes, in_channels, dropout)
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.encoder = Encoder(in_channels, dropout)
+        self.decoder = Decoder(dropout)
+        self.classifier = nn.Conv2d(DECODER[1][-1], num_classes, 3, padding=1)
+        initialise(self, bn_bias=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 32, odd ones too."""
+        check_input("SegNet", x, self.in_channels, min_size=32)
+        x, pools = self.encoder(x.contiguous(memory_format=torch.channels_last))
+        return self.classifier(self.decoder(x, pools))
+
+    def load_vgg16(self, source: str | os.PathLike[str] | Mapping[str, Tensor]) -> None:
+        """Start the encoder from ImageNet weights: torchvision's ``vgg16`` or ``vgg16_bn``.
+
+        The thirteen convolutions are copied, and with ``vgg16_bn`` also each BatchNorm's parameters and running
+        statistics, in any floating dtype; ``classifier.*`` is ignored. torchvision's weights expect RGB in [0, 1],
+        normalised with the ImageNet mean (0.485, 0.456, 0.406) and standard deviation (0.229, 0.224, 0.225).
+
+        Args:
+            source: a ``.safetensors`` file, a file of ``torch.save`` (read with ``weights_only=True``: no code in it
+                runs), or the state dict itself.
+
+        Raises:
+            ValueError: ``in_channels`` is not 3, the file is damaged, or its keys, shapes or dtypes do not fit; every
+                key that is wrong is named, and the model is as it was before.
+            OSError: the file cannot be opened.
+            ImportError: a ``.safetensors`` file where the safetensors package is missing.
+        """
+        load_vgg16(self.encoder, self.in_channels, source)

@@ -1,0 +1,95 @@
+"""SegNet's encoder from torchvision's VGG16 checkpoints, all of it or nothing."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CONVS = (2, 2, 3, 3, 3)  # of each stage; a pool follows each stage
+BN_ENTRIES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def vgg16_keys(batch_norm: bool) -> dict[str, str]:
+    """torchvision's keys of ``vgg16`` or ``vgg16_bn`` to keys of our encoder.
+
+    torchvision numbers the layers of ``features`` through: conv, (BatchNorm,) ReLU for each convolution, then a pool.
+
+    >>> vgg16_keys(batch_norm=False)["features.28.weight"]
+    'stage5.conv3.weight'
+    """
+    keys = {}
+    layer = 0
+    for stage, convs in enumerate(CONVS, start=1):
+        for i in range(1, convs + 1):
+            for entry in ("weight", "bias"):
+                keys[f"features.{layer}.{entry}"] = f"stage{stage}.conv{i}.{entry}"
+            if batch_norm:
+                for entry in BN_ENTRIES:
+                    keys[f"features.{layer + 1}.{entry}"] = f"stage{stage}.bn{i}.{entry}"
+            layer += 3 if batch_norm else 2
+        layer += 1
+    return keys
+
+
+def load_vgg16(encoder: nn.Module, in_channels: int, source: str | os.PathLike[str] | Mapping[str, Tensor]) -> None:
+    """Copy ``source`` into ``encoder``; see :meth:`segnet_ext.SegNet.load_vgg16` for what is read and raised."""
+    if in_channels != 3:
+        raise ValueError(f"load_vgg16: in_channels must be 3 for VGG16 weights, the model has {in_channels}")
+    if isinstance(source, Mapping):
+        name, weights = "the state dict", source
+    else:
+        name = os.fspath(source)
+        weights = _read(Path(source))
+    weights = {key: value for key, value in weights.items() if not str(key).startswith("classifier.")}
+    targets = encoder.state_dict()
+    keys = vgg16_keys(batch_norm=any(str(key).endswith(".running_mean") for key in weights))
+
+    wrong = [f"{key} is not a layer of VGG16's features" for key in weights if key not in keys]
+    for key, ours in keys.items():
+        if key in weights:
+            wrong += _misfit(key, weights[key], targets[ours])
+        elif not key.endswith(".num_batches_tracked"):  # torchvision's own older files have none
+            wrong.append(f"{key} is missing")
+    if wrong:
+        raise ValueError(
+            f"load_vgg16: {name} must hold torchvision's vgg16 or vgg16_bn; nothing was loaded:\n  "
+            + "\n  ".join(wrong)
+        )
+    with torch.no_grad():
+        for key, value in weights.items():
+            targets[keys[key]].copy_(value)
+
+
+def _misfit(key: str, value: Any, target: Tensor) -> list[str]:
+    """What is wrong with ``value`` as new content of ``target``: nothing, or one sentence."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
+        return [f"{key} must be a dense tensor, got {getattr(value, 'layout', type(value).__name__)}"]
+    if value.shape != target.shape:
+        return [f"{key} must be {list(target.shape)}, got {list(value.shape)}"]
+    if value.is_floating_point() != target.is_floating_point() or value.is_complex():
+        kind = "floating point" if target.is_floating_point() else "an integer"
+        return [f"{key} must be {kind}, got {value.dtype}"]
+    return []
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    """The state dict in a .safetensors or torch.save file."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except ImportError as error:
+        raise ImportError(f"load_vgg16: reading {path} needs safetensors: pip install safetensors") from error
+    except Exception as error:  # both readers meet damaged bytes with exceptions of any kind
+        raise ValueError(f"load_vgg16: {path} cannot be read: {error}") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"load_vgg16: {path} must hold a state dict, got {type(content).__name__}")
+    return content

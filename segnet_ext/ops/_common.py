@@ -1,0 +1,40 @@
+"""What the operators' registrations share: shapes for fake kernels, and the refusal of second derivatives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch._library.custom_ops import CustomOpDef
+
+
+def empty_map(like: Tensor, channels: int, height: int, width: int) -> Tensor:
+    """An uninitialised channels_last map [N, channels, height, width] of the batch, dtype and device of ``like``."""
+    return torch.empty(
+        (like.shape[0], channels, height, width),
+        dtype=like.dtype,
+        device=like.device,
+        memory_format=torch.channels_last,
+    )
+
+
+def empty_codes(like: Tensor, channels: int, pooled_height: int, pooled_width: int) -> Tensor:
+    """Uninitialised codes uint8 [N, OH, OW, ceil(C / 4)]."""
+    return like.new_empty((like.shape[0], pooled_height, pooled_width, (channels + 3) // 4), dtype=torch.uint8)
+
+
+def pooled_size(size: int, ceil_mode: bool) -> int:
+    """Rows or columns that a 2x2, stride-2 pool makes of ``size``."""
+    return (size + 1) // 2 if ceil_mode else size // 2
+
+
+def refuse_double_backward(backward_op: CustomOpDef, name: str) -> None:
+    """Makes differentiating ``backward_op`` an error that names the operation, not its internals."""
+
+    def refuse(ctx: Any, *grads: Tensor) -> NoReturn:
+        raise RuntimeError(f"{name}: second derivatives are not implemented")
+
+    backward_op.register_autograd(refuse)

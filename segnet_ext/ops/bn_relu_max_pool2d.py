@@ -1,0 +1,190 @@
+"""BatchNorm, ReLU and 2x2, stride-2 max pooling in one pass, without the maps in between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segnet_ext._extension import _C
+from segnet_ext.ops._common import empty_codes, empty_map, pooled_size, refuse_double_backward
+
+
+def bn_relu_max_pool2d(
+    input: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    ceil_mode: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """``max_pool2d(relu(batch_norm(input)))`` with 2x2 windows at stride 2, and the winners' codes.
+
+    Neither the normalised nor the rectified map is made. Backward keeps ``input``, the statistics and the codes, and
+    computes the normalised value of each winner again. In float16 and bfloat16 the normalised value is rounded to the
+    input's dtype before values are compared, so that ties fall as they do in the unfused operations.
+
+    Args:
+        input: map [N, C, H, W]; float32, float64, bfloat16 or float16; any layout (channels_last is not copied).
+        weight, bias: BatchNorm's scale and shift, [C], of the dtype of ``input`` or, for the half types, float32; None
+            stands for ones and zeros.
+        running_mean, running_var: [C], dtypes as for ``weight``. In training they are updated in place when given, the
+            variance without bias; otherwise they are the statistics.
+        training: normalise with the batch's own mean and biased variance.
+        momentum: weight of the batch in the running statistics' update.
+        eps: added to the variance.
+        ceil_mode: give an odd last row or column windows of its own, of one row or column; otherwise it is left out of
+            the pool (and still counts in the statistics).
+
+    Returns:
+        ``output`` [N, C, OH, OW], channels_last, and ``codes``, uint8 [N, OH, OW, ceil(C / 4)] as
+        :func:`max_pool2d_with_codes` gives them.
+
+    Raises:
+        ValueError: a shape is wrong, ``input`` has no whole window, or one value a channel only in training; running
+            statistics are missing outside training.
+        TypeError: a dtype is wrong.
+        RuntimeError: a tensor is on another device than ``input``.
+
+    Source: the end of every encoder stage, section 3 of the SegNet paper (``conv*_bn``, ``relu*``, ``pool*`` of its
+    prototxt files); semantics of ``F.batch_norm``, ``F.relu`` and ``F.max_pool2d``.
+
+    Example:
+        >>> import torch
+        >>> from segnet_ext.ops import bn_relu_max_pool2d
+        >>> output, codes = bn_relu_max_pool2d(torch.randn(2, 64, 45, 60), training=True, ceil_mode=True)
+        >>> output.shape, codes.shape
+        (torch.Size([2, 64, 23, 30]), torch.Size([2, 23, 30, 16]))
+    """
+    if (running_mean is None) != (running_var is None) or not (training or running_mean is not None):
+        raise ValueError(
+            "bn_relu_max_pool2d: running_mean and running_var must both be given, or in training neither; got "
+            f"running_mean {_shape(running_mean)}, running_var {_shape(running_var)}, training {training}"
+        )
+    if not training:
+        assert running_mean is not None and running_var is not None
+        return _forward(input, weight, bias, running_mean, running_var, False, eps, ceil_mode)
+    mean, var = _stats(input.detach())
+    result = _forward(input, weight, bias, mean, var, True, eps, ceil_mode)
+    if running_mean is not None and running_var is not None:
+        # Last, so that an argument that is refused leaves them as they were.
+        _update_running_stats(input, mean, var, running_mean, running_var, momentum)
+    return result
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "None" if tensor is None else str(tuple(tensor.shape))
+
+
+def _update_running_stats(
+    input: Tensor, mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float
+) -> None:
+    count = input.numel() // input.shape[1]
+    if count == 0:  # an empty batch says nothing about the data
+        return
+    unbiased = var * (count / (count - 1))
+    with torch.no_grad():
+        for running, batch in ((running_mean, mean), (running_var, unbiased)):
+            # In the batch's precision, rounded once.
+            running.copy_(torch.lerp(running.to(batch.dtype), batch, momentum))
+
+
+@torch.library.custom_op("segnet_ext::bn_relu_max_pool2d_stats", mutates_args=())
+def _stats(input: Tensor) -> tuple[Tensor, Tensor]:
+    return _C.bn_relu_max_pool2d_stats(input)
+
+
+@_stats.register_fake
+def _(input: Tensor) -> tuple[Tensor, Tensor]:
+    return _per_channel(input), _per_channel(input)
+
+
+def _per_channel(input: Tensor) -> Tensor:
+    return input.new_empty(input.shape[1], dtype=torch.float64 if input.dtype == torch.float64 else torch.float32)
+
+
+# The statistics are arguments, not results: the gradient they carry in training is part of the formula for input's.
+@torch.library.custom_op("segnet_ext::bn_relu_max_pool2d", mutates_args=())
+def _forward(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    batch_statistics: bool,
+    eps: float,
+    ceil_mode: bool,
+) -> tuple[Tensor, Tensor]:
+    return _C.bn_relu_max_pool2d_forward(input, weight, bias, mean, var, eps, ceil_mode)
+
+
+@_forward.register_fake
+def _(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    batch_statistics: bool,
+    eps: float,
+    ceil_mode: bool,
+) -> tuple[Tensor, Tensor]:
+    _, channels, height, width = input.shape
+    pooled = pooled_size(height, ceil_mode), pooled_size(width, ceil_mode)
+    return empty_map(input, channels, *pooled), empty_codes(input, channels, *pooled)
+
+
+@torch.library.custom_op("segnet_ext::bn_relu_max_pool2d_backward", mutates_args=())
+def _backward(
+    grad_output: Tensor,
+    input: Tensor,
+    codes: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    batch_statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _C.bn_relu_max_pool2d_backward(grad_output, input, codes, weight, bias, mean, var, eps, batch_statistics)
+
+
+@_backward.register_fake
+def _(
+    grad_output: Tensor,
+    input: Tensor,
+    codes: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    batch_statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return empty_map(input, *input.shape[1:]), _per_channel(input), _per_channel(input)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    input, weight, bias, mean, var, ctx.batch_statistics, ctx.eps, _ = inputs
+    ctx.save_for_backward(input, output[1], weight, bias, mean, var)
+
+
+def _autograd(ctx: Any, grad_output: Tensor, _grad_codes: None) -> tuple[Tensor | None, ...]:
+    input, codes, weight, bias, mean, var = ctx.saved_tensors
+    grad_input, grad_weight, grad_bias = _backward(
+        grad_output, input, codes, weight, bias, mean, var, ctx.eps, ctx.batch_statistics
+    )
+    return (
+        grad_input if ctx.needs_input_grad[0] else None,
+        grad_weight.to(weight.dtype) if ctx.needs_input_grad[1] else None,
+        grad_bias.to(bias.dtype) if ctx.needs_input_grad[2] else None,
+        *[None] * 5,
+    )
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
+refuse_double_backward(_backward, "bn_relu_max_pool2d")

@@ -1,0 +1,330 @@
+"""The specification: every op of ``segnet_ext.ops`` and both models, in plain torch.
+
+Nothing here uses the compiled kernels. The ops have the names, signatures and results of ``segnet_ext.ops``; the models
+have the constructors, ``state_dict`` keys and results of ``segnet_ext.SegNet`` and ``segnet_ext.SegNetBasic``, and
+carry torch's int64 pool indices where the fast models carry 2-bit codes.
+
+Sources: Badrinarayanan, Kendall, Cipolla, "SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image
+Segmentation", TPAMI 2017 ("the paper"), and the prototxt files of the authors' SegNet-Tutorial (``segnet_train``,
+``segnet_basic_train`` and their ``bayesian_`` variants).
+
+Codes. A 2x2, stride-2 max pool picks one of four pixels in each window; its code is ``2 * row + col`` in that window.
+Four channels share a byte: ``codes`` is uint8 [N, OH, OW, ceil(C / 4)], channel c is in bits ``2 * (c % 4)`` of byte
+``c // 4``, and the bits of channels past C are 0.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._model_common import check_arguments, check_input, dropout_layer, initialise
+
+__all__ = [
+    "SegNet",
+    "SegNetBasic",
+    "bn_relu_max_pool2d",
+    "codes_to_indices",
+    "indices_to_codes",
+    "max_pool2d_with_codes",
+    "max_unpool2d_conv2d",
+]
+
+# ---------------------------------------------------------------------------------------------------------------- ops
+
+
+def bn_relu_max_pool2d(
+    input: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    ceil_mode: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """BatchNorm, ReLU and 2x2 / stride-2 max pooling: the end of an encoder stage (paper, section 3).
+
+    Args:
+        input: [N, C, H, W], float64, float32, bfloat16 or float16.
+        weight, bias: [C] or None (1 and 0), in the input's dtype, or float32 with a half-precision input.
+        running_mean, running_var: [C]. With ``training`` they may be None; otherwise they are required and used. In
+            training they move in place by ``momentum`` towards the batch's mean and unbiased variance.
+        training: normalise by the batch's own mean and biased variance.
+        ceil_mode: keep the last row and column of an odd-sized input, in a window of their own.
+
+    Returns:
+        output: [N, C, OH, OW] in the input's dtype; OH is H // 2, or ceil(H / 2) with ``ceil_mode``.
+        codes: uint8 [N, OH, OW, ceil(C / 4)]. On a tie the first pixel in row-major order wins; NaN wins over numbers.
+
+    Raises:
+        ValueError: one value a channel in training, a wrong rank or channel count.
+        RuntimeError: running statistics missing outside training, an empty output.
+    """
+    normalised = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    return max_pool2d_with_codes(F.relu(normalised), ceil_mode)
+
+
+def max_pool2d_with_codes(input: Tensor, ceil_mode: bool = False) -> tuple[Tensor, Tensor]:
+    """2x2 / stride-2 max pooling that also says which pixel of each window won (paper, section 3).
+
+    ``input``, ``ceil_mode`` and both results are as in :func:`bn_relu_max_pool2d`.
+    """
+    output, indices = F.max_pool2d(input, 2, 2, ceil_mode=ceil_mode, return_indices=True)
+    return output, indices_to_codes(indices, input.shape)
+
+
+def max_unpool2d_conv2d(
+    input: Tensor,
+    codes: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    output_size: Sequence[int] | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Max unpooling followed by a stride-1 "same" convolution: the start of a decoder stage (paper, section 3).
+
+    Args:
+        input: [N, C, OH, OW], float64, float32, bfloat16 or float16.
+        codes: uint8 [N, OH, OW, ceil(C / 4)], as a pooling above returned them.
+        weight: [K, C, k, k] with odd k, in the input's dtype.
+        bias: [K] or None.
+        output_size: (H, W) or (N, C, H, W): the size of the map that was pooled, each of H, W in
+            2 * O - 1 .. 2 * O + 1. The default is 2 * OH, 2 * OW.
+        relu: apply ReLU to the result.
+
+    Returns:
+        [N, K, H, W] in the input's dtype.
+
+    Raises:
+        ValueError: an ``output_size`` out of range, ``codes`` of another shape, an even kernel.
+        TypeError: ``codes`` not uint8.
+    """
+    n, c, oh, ow = input.shape
+    h, w = (2 * oh, 2 * ow) if output_size is None else output_size[-2:]
+    k = weight.shape[-1]
+    if k % 2 == 0:
+        raise ValueError(f"max_unpool2d_conv2d: weight must be [K, C, k, k] with odd k, got {list(weight.shape)}")
+    indices = codes_to_indices(codes, (n, c, h, w))
+    output = F.conv2d(_unpool(input, indices, (h, w)), weight, bias, padding=k // 2)
+    return F.relu(output) if relu else output
+
+
+def codes_to_indices(codes: Tensor, input_size: Sequence[int]) -> Tensor:
+    """Codes to the indices of ``F.max_pool2d(..., return_indices=True)``.
+
+    Args:
+        codes: uint8 [N, OH, OW, ceil(C / 4)].
+        input_size: (N, C, H, W) of the map that was pooled; OH is H // 2 or ceil(H / 2), OW likewise. (C is not in the
+            codes, so it must be given.)
+
+    Returns:
+        int64 [N, C, OH, OW], ``row * W + col`` in the map that was pooled. At a ragged edge, where a window reaches
+        past the map, a code that points outside is clipped to the last row or column, so that no code can name a pixel
+        that is not there.
+
+    Raises:
+        ValueError: an ``input_size`` that is not four numbers, or ``codes`` of another shape.
+        TypeError: ``codes`` not uint8.
+    """
+    if len(input_size) != 4:
+        raise ValueError(f"codes_to_indices: input_size must be (N, C, H, W), got {tuple(input_size)}")
+    if codes.dtype != torch.uint8:
+        raise TypeError(f"codes_to_indices: codes must be uint8, got {codes.dtype}")
+    n, c, h, w = input_size
+    fits = codes.dim() == 4 and codes.shape[0] == n and codes.shape[3] == (c + 3) // 4
+    if not fits or codes.shape[1] not in (h // 2, (h + 1) // 2) or codes.shape[2] not in (w // 2, (w + 1) // 2):
+        raise ValueError(
+            f"codes_to_indices: codes must be [N, OH, OW, ceil(C / 4)] of a pooled map {tuple(input_size)}, "
+            f"got {list(codes.shape)}"
+        )
+    _, oh, ow, _ = codes.shape
+    shifts = torch.tensor([0, 2, 4, 6], device=codes.device)
+    code = (codes.long()[..., None] >> shifts) & 3  # [N, OH, OW, ceil(C / 4), 4]
+    code = code.flatten(3)[..., :c].permute(0, 3, 1, 2)  # [N, C, OH, OW]
+    row = 2 * torch.arange(oh, device=codes.device)[:, None] + (code >> 1)
+    col = 2 * torch.arange(ow, device=codes.device) + (code & 1)
+    return (row.clamp(max=h - 1) * w + col.clamp(max=w - 1)).contiguous()
+
+
+def indices_to_codes(indices: Tensor, input_size: Sequence[int]) -> Tensor:
+    """The indices of ``F.max_pool2d(..., 2, 2, return_indices=True)`` to codes.
+
+    Args:
+        indices: int64 [N, C, OH, OW], ``row * W + col`` in the map that was pooled, each inside its own window.
+        input_size: (H, W) or (N, C, H, W) of that map.
+
+    Returns:
+        uint8 [N, OH, OW, ceil(C / 4)].
+    """
+    n, c, oh, ow = indices.shape
+    w = input_size[-1]
+    row = indices // w - 2 * torch.arange(oh, device=indices.device)[:, None]
+    col = indices % w - 2 * torch.arange(ow, device=indices.device)
+    code = (2 * row + col).permute(0, 2, 3, 1)  # [N, OH, OW, C]
+    code = F.pad(code, (0, -c % 4)).reshape(n, oh, ow, (c + 3) // 4, 4)
+    shifts = torch.tensor([0, 2, 4, 6], device=indices.device)
+    return (code << shifts).sum(-1).to(torch.uint8)
+
+
+def _unpool(x: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
+    # Unpooling only moves values, so going through float32 is exact; older torch has no half kernel for it on the CPU.
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return F.max_unpool2d(wide, indices, (2, 2), (2, 2), output_size=tuple(size)).to(x.dtype)
+
+
+# ------------------------------------------------------------------------------------------------------------- SegNet
+
+ENCODER = {1: (64, 64), 2: (128, 128), 3: (256, 256, 256), 4: (512, 512, 512), 5: (512, 512, 512)}
+# Outputs of conv{s}_3_D, conv{s}_2_D, conv{s}_1_D, or of conv{s}_2_D, conv{s}_1_D. conv1_1_D is the classifier.
+DECODER = {5: (512, 512, 512), 4: (512, 512, 256), 3: (256, 256, 128), 2: (128, 64), 1: (64,)}
+DROPOUT_STAGES = (3, 4, 5)  # bayesian_segnet_train.prototxt: encdrop3-5 after the pools, decdrop5-3 after conv{s}_1_D
+
+
+class _EncoderStage(nn.Module):
+    """(conv, BatchNorm, ReLU) for each width, then a pool that remembers its winners."""
+
+    def __init__(self, in_channels: int, widths: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        self.depth = len(widths)
+        for i, width in enumerate(widths, start=1):
+            self.add_module(f"conv{i}", nn.Conv2d(in_channels, width, 3, padding=1))
+            self.add_module(f"bn{i}", nn.BatchNorm2d(width))
+            in_channels = width
+        self.dropout = dropout_layer(dropout)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        for i in range(1, self.depth + 1):
+            x = F.relu(getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(x)))
+        x, indices = F.max_pool2d(x, 2, 2, ceil_mode=True, return_indices=True)
+        return self.dropout(x), indices
+
+
+class _DecoderStage(nn.Module):
+    """Unpool to the size and winners of the encoder stage, then (conv, BatchNorm, ReLU) for each width."""
+
+    def __init__(self, in_channels: int, first: int, widths: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        self.order = tuple(range(first, first - len(widths), -1))  # conv3, conv2, conv1
+        for i, width in zip(self.order, widths, strict=True):
+            self.add_module(f"conv{i}", nn.Conv2d(in_channels, width, 3, padding=1))
+            self.add_module(f"bn{i}", nn.BatchNorm2d(width))
+            in_channels = width
+        self.dropout = dropout_layer(dropout)
+
+    def forward(self, x: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
+        x = _unpool(x, indices, size)
+        for i in self.order:
+            x = F.relu(getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(x)))
+        return self.dropout(x)
+
+
+class SegNet(nn.Module):
+    """SegNet (paper, section 3; ``segnet_train.prototxt``); see ``segnet_ext.SegNet`` for arguments and errors."""
+
+    def __init__(self, num_classes: int, in_channels: int = 3, dropout: float = 0.0) -> None:
+        super().__init__()
+        check_arguments("SegNet", num_classes, in_channels, dropout)
+        self.in_channels = in_channels
+        self.encoder = nn.Module()
+        channels = in_channels
+        for s, widths in ENCODER.items():
+            self.encoder.add_module(
+                f"stage{s}", _EncoderStage(channels, widths, dropout if s in DROPOUT_STAGES else 0.0)
+            )
+            channels = widths[-1]
+        self.decoder = nn.Module()
+        for s, widths in DECODER.items():
+            self.decoder.add_module(
+                f"stage{s}",
+                _DecoderStage(channels, len(ENCODER[s]), widths, dropout if s in DROPOUT_STAGES else 0.0),
+            )
+            channels = widths[-1]
+        self.classifier = nn.Conv2d(channels, num_classes, 3, padding=1)  # conv1_1_D
+        initialise(self, bn_bias=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] to logits [N, num_classes, H, W]."""
+        check_input("SegNet", x, self.in_channels, min_size=32)
+        return self.classifier(_encode_decode(self.encoder, self.decoder, x, stages=5))
+
+
+# -------------------------------------------------------------------------------------------------------- SegNet-Basic
+
+
+class _BasicEncoderStage(nn.Module):
+    """7x7 conv, BatchNorm, ReLU, pool."""
+
+    def __init__(self, in_channels: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, width, 7, padding=3)
+        self.bn = nn.BatchNorm2d(width)
+        self.dropout = dropout_layer(dropout)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.relu(self.bn(self.conv(x)))
+        x, indices = F.max_pool2d(x, 2, 2, ceil_mode=True, return_indices=True)
+        return self.dropout(x), indices
+
+
+class _BasicDecoderStage(nn.Module):
+    """Unpool, 7x7 conv, BatchNorm; no ReLU in this decoder."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 7, padding=3)
+        self.bn = nn.BatchNorm2d(width)
+        self.dropout = dropout_layer(dropout)
+
+    def forward(self, x: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
+        return self.dropout(self.bn(self.conv(_unpool(x, indices, size))))
+
+
+class SegNetBasic(nn.Module):
+    """SegNet-Basic (paper, section 3.1; ``segnet_basic_train.prototxt``); see ``segnet_ext.SegNetBasic``."""
+
+    def __init__(
+        self, num_classes: int, in_channels: int = 3, dropout: float = 0.0, lrn: bool = True, width: int = 64
+    ) -> None:
+        super().__init__()
+        check_arguments("SegNetBasic", num_classes, in_channels, dropout)
+        if width < 1:
+            raise ValueError(f"SegNetBasic: width must be at least 1, got {width}")
+        self.in_channels = in_channels
+        self.lrn = lrn
+        # bayesian_segnet_basic_train.prototxt: encdrop3, encdrop4, decdrop4, decdrop3.
+        drop = {1: 0.0, 2: 0.0, 3: dropout, 4: dropout}
+        self.encoder = nn.Module()
+        for s in (1, 2, 3, 4):
+            self.encoder.add_module(f"stage{s}", _BasicEncoderStage(in_channels if s == 1 else width, width, drop[s]))
+        self.decoder = nn.Module()
+        for s in (4, 3, 2, 1):
+            self.decoder.add_module(f"stage{s}", _BasicDecoderStage(width, drop[s]))
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        initialise(self, bn_bias=0.001)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] to logits [N, num_classes, H, W]."""
+        check_input("SegNetBasic", x, self.in_channels, min_size=16)
+        if self.lrn:
+            # In float32 for half-precision input: torch has no half kernel for it on the CPU, and squares overflow.
+            wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+            x = F.local_response_norm(wide, size=5, alpha=1e-4, beta=0.75).to(x.dtype)
+        return self.classifier(_encode_decode(self.encoder, self.decoder, x, stages=4))
+
+
+# -------------------------------------------------------------------------------------------------- used by both models
+
+
+def _encode_decode(encoder: nn.Module, decoder: nn.Module, x: Tensor, stages: int) -> Tensor:
+    """Down through encoder stages 1, 2, ... and up again, each decoder stage fed by its encoder stage's pool."""
+    pools = []
+    for s in range(1, stages + 1):
+        size = x.shape[-2:]
+        x, indices = encoder.get_submodule(f"stage{s}")(x)
+        pools.append((indices, size))
+    for s in range(stages, 0, -1):
+        x = decoder.get_submodule(f"stage{s}")(x, *pools.pop())
+    return x

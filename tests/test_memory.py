@@ -1,0 +1,105 @@
+"""What the fused operations keep for backward, counted through saved_tensors_hooks."""
+
+import pytest
+import torch
+from cases import FLOATS, LAYOUTS, id_of, normals, random_codes
+
+from segnet_ext import reference
+from segnet_ext.ops import bn_relu_max_pool2d, max_pool2d_with_codes, max_unpool2d_conv2d
+
+
+def saved_storages(function):
+    """Bytes of each distinct storage that ``function`` saves for backward, by address, and the tensors."""
+    saved = []
+
+    def pack(tensor):
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = function()
+    assert output.requires_grad
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in saved}
+    return storages, saved
+
+
+def nbytes(*tensors):
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("dtype", FLOATS, ids=id_of)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_bn_relu_max_pool2d_keeps_input_statistics_and_codes(device, layout, dtype, training):
+    channels = 64
+    x = LAYOUTS[layout](normals(2, channels, 24, 32, dtype=dtype).to(device)).requires_grad_()
+    weight, bias, mean, variance = (torch.ones(channels, device=device, dtype=dtype) for _ in range(4))
+    weight.requires_grad_()
+    bias.requires_grad_()
+    kept = []
+
+    def run():
+        output, codes = bn_relu_max_pool2d(x, weight, bias, mean, variance, training)
+        kept.append(codes)
+        return output
+
+    storages, saved = saved_storages(run)
+    assert any(tensor.dtype == torch.uint8 and tensor.shape == kept[0].shape for tensor in saved)
+    # At most a handful of values a channel (parameters, statistics) beside the input and the codes.
+    assert sum(storages.values()) <= nbytes(x, kept[0]) + 6 * channels * 8
+    if layout == "channels_last":
+        assert x.untyped_storage().data_ptr() in storages
+
+
+def test_max_pool2d_with_codes_keeps_the_codes(device):
+    x = normals(2, 64, 24, 32).to(device).requires_grad_()
+    kept = []
+
+    def run():
+        output, codes = max_pool2d_with_codes(x)
+        kept.append(codes)
+        return output
+
+    storages, _ = saved_storages(run)
+    assert sum(storages.values()) == nbytes(kept[0]) == 2 * 12 * 16 * 16
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=id_of)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_max_unpool2d_conv2d_keeps_the_pooled_map_and_codes(device, layout, dtype, relu):
+    x = LAYOUTS[layout](normals(2, 32, 12, 16, dtype=dtype).to(device)).requires_grad_()
+    codes = random_codes(2, 32, 12, 16).to(device)
+    weight = normals(16, 32, 3, 3, dtype=dtype).to(device).requires_grad_()
+    bias = normals(16, dtype=dtype).to(device).requires_grad_()
+    outputs = []
+
+    def run():
+        outputs.append(max_unpool2d_conv2d(x, codes, weight, bias, relu=relu))
+        return outputs[0]
+
+    storages, _ = saved_storages(run)
+    assert sum(storages.values()) <= nbytes(x, codes, weight, bias, *(outputs if relu else ()))
+    assert codes.untyped_storage().data_ptr() in storages
+
+
+def test_only_what_the_wanted_gradients_need_is_kept(device):
+    codes = random_codes(2, 32, 12, 16).to(device)
+    x, weight = normals(2, 32, 12, 16).to(device), normals(16, 32, 3, 3).to(device)
+    bias = normals(16).to(device).requires_grad_()
+    storages, _ = saved_storages(lambda: max_unpool2d_conv2d(x, codes, weight, bias))
+    assert sum(storages.values()) <= nbytes(x, codes, weight)
+
+
+def test_the_reference_keeps_many_times_more(device):
+    x = LAYOUTS["channels_last"](normals(2, 64, 24, 32).float().to(device)).requires_grad_()
+    weight, bias, mean, variance = (torch.ones(64, device=device) for _ in range(4))
+    ours, _ = saved_storages(lambda: bn_relu_max_pool2d(x, weight, bias, mean, variance, True)[0])
+    theirs, _ = saved_storages(lambda: reference.bn_relu_max_pool2d(x, weight, bias, mean, variance, True)[0])
+    assert sum(theirs.values()) > 1.9 * sum(ours.values())
+
+
+@pytest.mark.parametrize("elements", [1, 3, 4, 5, 64, 67])
+def test_codes_take_two_bits_a_window(device, elements):
+    _, codes = max_pool2d_with_codes(normals(2, elements, 8, 8).to(device))
+    assert codes.numel() == 2 * 4 * 4 * -(-elements // 4)
