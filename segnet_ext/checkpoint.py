@@ -1,0 +1,176 @@
+"""Checkpoint files: a model's weights with what is needed to rebuild and use it.
+
+A file is a ``torch.save`` of plain dicts, lists, numbers, strings and tensors, read with ``weights_only=True``, so
+reading one runs no code from it. A file that ends in ``.safetensors`` holds the same, without the training state.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import segnet_ext
+from segnet_ext._files import write_atomically
+from segnet_ext.data.classes import ClassSet
+from segnet_ext.errors import InputError, require
+
+FORMAT = "segnet_ext.checkpoint"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelType:
+    """A model that the command line knows by name."""
+
+    name: str
+    minimum_size: int
+    default_lr: float
+
+    def build(self, num_classes: int) -> nn.Module:
+        models = {"segnet": segnet_ext.SegNet, "segnet-basic": segnet_ext.SegNetBasic}
+        return models[self.name](num_classes)
+
+
+MODEL_TYPES = {
+    model.name: model
+    for model in (
+        ModelType("segnet-basic", minimum_size=16, default_lr=0.1),
+        ModelType("segnet", minimum_size=32, default_lr=0.02),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        model: a name in ``MODEL_TYPES``.
+        classes: names and colours; their number is the model's ``num_classes``.
+        size: (height, width) that the model was trained at.
+        weights: the model's ``state_dict``.
+        training: what ``segnet-ext train --resume`` needs; None in a file that only holds a model.
+    """
+
+    model: str
+    classes: ClassSet
+    size: tuple[int, int]
+    weights: dict[str, torch.Tensor]
+    training: dict[str, Any] | None = None
+
+    def build_model(self) -> nn.Module:
+        """A new model with these weights, in eval mode."""
+        model = MODEL_TYPES[self.model].build(len(self.classes))
+        model.load_state_dict(self.weights)
+        return model.eval()
+
+    def check_weights(self) -> None:
+        """Raises ValueError, naming the tensor, if the weights are not those of the model named."""
+        with torch.device("meta"):
+            model = MODEL_TYPES[self.model].build(len(self.classes))
+        expected = {key: list(value.shape) for key, value in model.state_dict().items()}
+        given = {key: list(value.shape) for key, value in self.weights.items()}
+        for key in sorted(expected.keys() | given.keys()):
+            if key not in given:
+                raise ValueError(f"the tensor {key} of {self.model} is missing")
+            if key not in expected:
+                raise ValueError(f"{self.model} has no tensor {key}")
+            if expected[key] != given[key]:
+                raise ValueError(f"the tensor {key} must have the shape {expected[key]}, got {given[key]}")
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes the file whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written; one that was there before is as it was.
+    """
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": checkpoint.model,
+        "class_names": list(checkpoint.classes.names),
+        "class_colors": [list(color) for color in checkpoint.classes.colors],
+        "size": list(checkpoint.size),
+    }
+    weights = {key: value.detach().cpu() for key, value in checkpoint.weights.items()}
+    if path.suffix == ".safetensors":
+        require(f"writing {path.name}", "safetensors")
+        from safetensors.torch import save
+
+        content = save({key: value.contiguous() for key, value in weights.items()}, {FORMAT: json.dumps(header)})
+        write_atomically(path, lambda file: file.write(content))
+    else:
+        content_dict = header | {"weights": weights, "training": checkpoint.training}
+        write_atomically(path, lambda file: torch.save(content_dict, file))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint and checks that its weights fit its model.
+
+    Raises:
+        InputError: the file is missing, cut short, of another program or of a newer version.
+    """
+    if not path.is_file():
+        raise InputError(f"the checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path} is not a checkpoint of segnet-ext")
+    if content.get("version") != VERSION:
+        raise InputError(
+            f"{path} has the checkpoint version {content.get('version')}; this segnet-ext reads version {VERSION}"
+        )
+    try:
+        checkpoint = _parse(content)
+        checkpoint.check_weights()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise InputError(f"{path} is not a valid checkpoint: {reason}") from error
+    return checkpoint
+
+
+def _parse(content: dict[str, Any]) -> Checkpoint:
+    if content["model"] not in MODEL_TYPES:
+        raise ValueError(f"the model must be one of {', '.join(MODEL_TYPES)}, got {content['model']!r}")
+    height, width = content["size"]
+    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
+        raise ValueError(f"the size must be two positive integers, got {content['size']!r}")
+    classes = ClassSet(
+        names=tuple(str(name) for name in content["class_names"]),
+        colors=tuple((int(red), int(green), int(blue)) for red, green, blue in content["class_colors"]),
+    )
+    weights = content["weights"]
+    if not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ValueError("the weights must be tensors")
+    return Checkpoint(content["model"], classes, (height, width), weights, content.get("training"))
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():  # of what other programs' files may hold
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        # torch's own text runs over many lines and tells how to load the file unsafely.
+        raise InputError(f"{path} is cut short or not a checkpoint of segnet-ext") from error
+
+
+def _read_safetensors(path: Path) -> Any:
+    require(f"reading {path.name}", "safetensors")
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(FORMAT)
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        content = json.loads(header) if header is not None else None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is cut short or not a checkpoint of segnet-ext") from error
+    return content | {"weights": weights} if isinstance(content, dict) else None

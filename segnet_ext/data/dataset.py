@@ -1,0 +1,189 @@
+"""Data sets of images with label maps, and the loader that makes the same batches with any number of workers."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from segnet_ext.data.classes import ClassSet
+from segnet_ext.data.images import Bytes, image_size, read_image, read_label, resize_image, resize_label
+from segnet_ext.errors import InputError
+
+# A sample's index, and whether it is mirrored left to right.
+Key = tuple[int, bool]
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class SegmentationDataset(Dataset[Batch], ABC):
+    """Images with label maps of ``classes``. Items are asked for by ``Key``, so nothing here is random."""
+
+    classes: ClassSet
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def load(self, index: int) -> tuple[Bytes, Bytes]:
+        """The image, uint8 RGB [H, W, 3], and its label map, uint8 [H, W]."""
+
+    @abstractmethod
+    def load_label(self, index: int) -> Bytes:
+        """The label map alone, in its stored size, uint8 [H, W]."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Tells apart data sets that would make different training runs; does not depend on where the files lie."""
+
+    def __getitem__(self, key: Key) -> Batch:
+        index, mirrored = key
+        image, label = self.load(index)
+        if mirrored:
+            image, label = image[:, ::-1], label[:, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(np.ascontiguousarray(label))
+
+
+class FileDataset(SegmentationDataset):
+    """Pairs of an image file and a label file."""
+
+    def __init__(
+        self, pairs: Sequence[tuple[Path, Path]], classes: ClassSet, size: tuple[int, int] | None = None
+    ) -> None:
+        self.pairs = list(pairs)
+        self.classes = classes
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def check_files(self) -> None:
+        """Opens every file's header, so that a missing or mismatched file is found before training starts."""
+        for image, label in self.pairs:
+            stored, labelled = image_size(image), image_size(label)
+            if stored != labelled:
+                raise InputError(
+                    f"{image} is {stored[0]}x{stored[1]} but its annotation {label} is {labelled[0]}x{labelled[1]} "
+                    "(height x width)"
+                )
+
+    def load(self, index: int) -> tuple[Bytes, Bytes]:
+        image, label = read_image(self.pairs[index][0]), self.load_label(index)
+        if self.size is not None:
+            image, label = resize_image(image, self.size), resize_label(label, self.size)
+        return image, label
+
+    def load_label(self, index: int) -> Bytes:
+        return read_label(self.pairs[index][1], len(self.classes))
+
+    def fingerprint(self) -> str:
+        names = [f"{image.parent.name}/{image.name} {label.parent.name}/{label.name}" for image, label in self.pairs]
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+class MemoryDataset(SegmentationDataset):
+    """Images and labels held in memory."""
+
+    def __init__(self, images: Sequence[Bytes], labels: Sequence[Bytes], classes: ClassSet) -> None:
+        self.images = list(images)
+        self.labels = list(labels)
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def load(self, index: int) -> tuple[Bytes, Bytes]:
+        return self.images[index], self.labels[index]
+
+    def load_label(self, index: int) -> Bytes:
+        return self.labels[index]
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for array in (*self.images, *self.labels):
+            digest.update(repr(array.shape).encode() + array.tobytes())
+        return digest.hexdigest()
+
+
+class EpochSampler(Sampler[Key]):
+    """Shuffles and mirrors by (seed, epoch) alone, so an epoch is the same in any process and after any resume.
+
+    Without a seed the samples come in order, unmirrored.
+    """
+
+    def __init__(self, length: int, seed: int | None) -> None:
+        self.length = length
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Key]:
+        if self.seed is None:
+            yield from ((index, False) for index in range(self.length))
+            return
+        generator = np.random.default_rng([self.seed, self.epoch])
+        order = generator.permutation(self.length)
+        mirrored = generator.random(self.length) < 0.5
+        yield from zip(order.tolist(), mirrored.tolist(), strict=True)
+
+
+class _Guarded(Dataset[Batch | InputError]):
+    """Hands an InputError on as an item: raised inside a worker it would come back as text of a traceback."""
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: Key) -> Batch | InputError:
+        try:
+            return self.dataset[key]
+        except InputError as error:
+            return error
+
+
+def _collate(items: list[Batch | InputError]) -> Batch | InputError:
+    batch = []
+    for item in items:
+        if isinstance(item, InputError):
+            return item
+        batch.append(item)
+    images, labels = zip(*batch, strict=True)
+    return torch.stack(images), torch.stack(labels).long()
+
+
+class Loader:
+    """Batches of a data set whose samples are of one size: images uint8 [N, H, W, 3], labels int64 [N, H, W].
+
+    Shuffles and mirrors when ``seed`` is given, and otherwise goes through the data in order. Set ``sampler.epoch``
+    before each epoch.
+    """
+
+    def __init__(
+        self, dataset: SegmentationDataset, batch_size: int, seed: int | None = None, workers: int = 0
+    ) -> None:
+        self.dataset = dataset
+        self.sampler = EpochSampler(len(dataset), seed)
+        self._batches = DataLoader(
+            _Guarded(dataset),
+            batch_size=batch_size,
+            sampler=self.sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            collate_fn=_collate,
+            # Without its own generator the loader would draw from the global one, which the model may use too.
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._batches:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch

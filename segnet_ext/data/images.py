@@ -1,0 +1,132 @@
+"""Reading, resizing, normalising and colouring images and label maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from segnet_ext.data.classes import Color
+from segnet_ext.errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Bytes = NDArray[np.uint8]
+
+# What Pillow raises for files that are no image, are cut short or unfold to an absurd size.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    # Pillow's "cannot identify image file '/long/path'" repeats the path.
+    reason = "not an image file" if isinstance(error, UnidentifiedImageError) else str(error)
+    return InputError(f"{path} cannot be read as an image: {reason}")
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) as stored, read from the file's header alone."""
+    with _open(path) as image:
+        return image.height, image.width
+
+
+def read_image(path: Path) -> Bytes:
+    """Reads an image as 8-bit RGB, turned upright by its EXIF orientation.
+
+    Greyscale, palette and 16-bit images are converted; transparent pixels are shown on white.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    with _open(path) as image:
+        try:
+            upright = ImageOps.exif_transpose(image)
+            return np.array(_to_rgb(upright))
+        except _UNREADABLE as error:
+            raise _unreadable(path, error) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit greyscale; convert() would clip it at 255
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_label(path: Path, num_classes: int) -> Bytes:
+    """Reads a label map: one 8-bit channel, label = pixel value (in palette files, the index).
+
+    Returns:
+        uint8 [H, W] with values 0 to num_classes; num_classes is void.
+    """
+    with _open(path) as image:
+        if image.mode not in ("L", "P"):
+            raise InputError(f"{path} must be an 8-bit single-channel label image, but its pixels are {image.mode}")
+        try:
+            label = np.array(image)
+        except _UNREADABLE as error:
+            raise _unreadable(path, error) from error
+    if label.size and label.max() > num_classes:
+        row, column = np.argwhere(label > num_classes)[0]
+        raise InputError(
+            f"{path} has the label {label[row, column]} at row {row}, column {column}; "
+            f"labels must be 0 to {num_classes - 1}, or {num_classes} for void"
+        )
+    return label
+
+
+def resize_image(image: Bytes, size: tuple[int, int]) -> Bytes:
+    """Bilinear (averaging when it shrinks), uint8 [H, W, 3] to uint8 [size[0], size[1], 3]."""
+    if image.shape[:2] == size:
+        return image
+    return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def resize_label(label: Bytes, size: tuple[int, int]) -> Bytes:
+    """Nearest neighbour, uint8 [H, W] to uint8 [size[0], size[1]]."""
+    if label.shape == size:
+        return label
+    return np.array(Image.fromarray(label).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def normalize(images: torch.Tensor) -> torch.Tensor:
+    """Scales to [0, 1], takes ImageNet's mean off and divides by its standard deviation.
+
+    Args:
+        images: uint8 RGB [N, H, W, 3].
+
+    Returns:
+        float32 [N, 3, H, W], channels_last.
+    """
+    scale = 255 * torch.tensor(IMAGENET_STD, device=images.device)
+    offset = torch.tensor(IMAGENET_MEAN, device=images.device) / torch.tensor(IMAGENET_STD, device=images.device)
+    return (images / scale - offset).permute(0, 3, 1, 2)
+
+
+def colorize(label: Bytes, colors: tuple[Color, ...]) -> Bytes:
+    """uint8 [H, W] to uint8 RGB [H, W, 3]; labels past the colours (void) are black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(colors)] = colors
+    return table[label]
+
+
+def overlay(image: Bytes, label: Bytes, colors: tuple[Color, ...], opacity: float = 0.5) -> Bytes:
+    """The label's colours laid over the image, uint8 RGB [H, W, 3]."""
+    blend = (1 - opacity) * image.astype(np.float32) + opacity * colorize(label, colors).astype(np.float32)
+    return np.rint(blend).astype(np.uint8)

@@ -1,0 +1,172 @@
+"""The demo: SegNet-Basic learns drawn street scenes in about a minute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import nn
+
+import segnet_ext
+from segnet_ext import reference
+from segnet_ext._files import make_folder, write_atomically
+from segnet_ext.checkpoint import Checkpoint, write_checkpoint
+from segnet_ext.data import CAMVID, Loader, MemoryDataset, synthetic_dataset
+from segnet_ext.data.dataset import Batch
+from segnet_ext.data.images import Bytes, colorize, normalize
+from segnet_ext.measure import Cost, measure_apart
+from segnet_ext.training import TrainingRun, evaluate, median_frequency_weights, predict_classes
+
+_SIZE = (64, 96)
+_TRAINING_SCENES = 240
+_VAL_SCENES = 12
+_BATCH = 2
+_LEARNING_RATE = 0.003
+_REPORTS = 6
+_PICTURE_ROWS = 5
+_COMPARED_SIZE = (180, 240)
+_COMPARED_BATCH = 2
+
+
+def run_demo(seconds: float, out: Path) -> None:
+    """Draws scenes, trains for ``seconds``, writes ``demo.png`` and ``demo.pt`` to ``out`` and compares with torch."""
+    make_folder(out)
+    print(f"drawing {_TRAINING_SCENES} training and {_VAL_SCENES} val scenes of {_SIZE[0]}x{_SIZE[1]}", flush=True)
+    train = synthetic_dataset(_TRAINING_SCENES, _SIZE, seed=1)
+    val = synthetic_dataset(_VAL_SCENES, _SIZE, seed=2)
+    model = train_for(seconds, train, val)
+
+    write_checkpoint(out / "demo.pt", Checkpoint("segnet-basic", CAMVID, _SIZE, model.state_dict()))
+    picture = prediction_sheet(model, val, _PICTURE_ROWS)
+    write_atomically(out / "demo.png", lambda file: picture.save(file, format="PNG"))
+    print(f"wrote {out / 'demo.png'} (input, truth, prediction) and {out / 'demo.pt'}\n", flush=True)
+
+    print(agreement(model, val))
+    ours, torch_cost = (
+        measure_apart(implementation, "segnet-basic", _COMPARED_SIZE, _COMPARED_BATCH)
+        for implementation in ("ours", "torch")
+    )
+    print(comparison_table(ours, torch_cost))
+
+
+def train_for(seconds: float, train: MemoryDataset, val: MemoryDataset) -> nn.Module:
+    """Trains a SegNet-Basic for about ``seconds`` of wall time, with a learning rate that falls to zero over it, and
+    prints how it gets on."""
+    torch.manual_seed(0)
+    model = segnet_ext.SegNetBasic(len(CAMVID))
+    # Adam rather than the paper's SGD: it gets further in a minute.
+    optimizer = torch.optim.Adam(model.parameters(), _LEARNING_RATE)
+    run = TrainingRun(
+        model, optimizer, Loader(train, _BATCH, seed=0), Loader(val, _BATCH), median_frequency_weights(train)
+    )
+    print(f"training SegNet-Basic for {seconds:g} s on {torch.get_num_threads()} threads\n")
+    print(f"{'time':>7} {'images':>7} {'loss':>8} {'val mIoU':>10}", flush=True)
+    started, images_done, losses, reports = time.perf_counter(), 0, [], 1
+    for images, target in _endless(run.train):
+        done = (time.perf_counter() - started) / seconds
+        for group in optimizer.param_groups:
+            group["lr"] = _LEARNING_RATE * max(1 - done, 0.01)
+        losses.append(run.step(images, target))
+        images_done += len(images)
+        elapsed = time.perf_counter() - started
+        if elapsed >= seconds * reports / _REPORTS:
+            score = evaluate(model, run.val).mean_iou
+            print(f"{elapsed:5.0f} s {images_done:7} {np.mean(losses):8.4f} {100 * score:8.2f} %", flush=True)
+            reports = int(_REPORTS * elapsed / seconds) + 1
+            losses = []
+        if elapsed >= seconds:
+            return model.eval()
+    raise AssertionError("the training images never run out")
+
+
+def _endless(loader: Loader) -> Iterator[Batch]:
+    while True:
+        yield from loader
+        loader.sampler.epoch += 1
+
+
+def agreement(model: nn.Module, dataset: MemoryDataset) -> str:
+    """Compares the trained model's scores with those of the plain torch model that has the same weights."""
+    plain = reference.SegNetBasic(len(CAMVID))
+    plain.load_state_dict(model.state_dict())
+    plain.eval()
+    images = normalize(torch.from_numpy(np.stack(dataset.images[:8])))
+    with torch.inference_mode():
+        ours, theirs = model(images), plain(images)
+    same = (ours.argmax(1) == theirs.argmax(1)).double().mean().item()
+    return (
+        f"same weights in plain torch: scores differ by at most {(ours - theirs).abs().max():.1e} "
+        f"(they reach {theirs.abs().max():.1f}), {100 * same:.3f} % of the pixels get the same class"
+    )
+
+
+def comparison_table(ours: Cost, plain: Cost) -> str:
+    """Ours beside plain torch, with the ratio of torch's figure to ours."""
+    rows: list[tuple[str, float | None, float | None, str]] = [
+        ("forward", ours.forward_ms, plain.forward_ms, "ms"),
+        ("forward + backward", ours.step_ms, plain.step_ms, "ms"),
+        ("peak memory, training", _mebi(ours.peak_bytes), _mebi(plain.peak_bytes), "MiB"),
+        ("kept for backward", _mebi(ours.saved_bytes), _mebi(plain.saved_bytes), "MiB"),
+    ]
+    height, width = _COMPARED_SIZE
+    lines = [
+        f"SegNet-Basic, batch {_COMPARED_BATCH} of {height}x{width}, float32, {torch.get_num_threads()} threads, "
+        "each in a process of its own",
+        f"{'':24} {'segnet_ext':>14} {'plain torch':>14} {'torch / ours':>13}",
+    ]
+    for title, mine, theirs, unit in rows:
+        if mine is None or theirs is None:
+            lines.append(f"{title:24} {'-':>14} {'-':>14} {'-':>13}")
+        else:
+            lines.append(f"{title:24} {f'{mine:.1f} {unit}':>14} {f'{theirs:.1f} {unit}':>14} {theirs / mine:12.2f}x")
+    return "\n".join(lines)
+
+
+def _mebi(count: int | None) -> float | None:
+    return None if count is None else count / 2**20
+
+
+def prediction_sheet(model: nn.Module, dataset: MemoryDataset, rows: int) -> Image.Image:
+    """A picture with a row for each of the first images: input, truth, prediction; the classes' colours below."""
+    images, labels = dataset.images[:rows], dataset.labels[:rows]
+    predicted = predict_classes(model, torch.from_numpy(np.stack(images))).numpy().astype(np.uint8)
+    colors = dataset.classes.colors
+    panels = [
+        (image, colorize(label, colors), colorize(guess, colors))
+        for image, label, guess in zip(images, labels, predicted, strict=True)
+    ]
+    return _lay_out(panels, dataset)
+
+
+def _lay_out(
+    panels: list[tuple[Bytes, Bytes, Bytes]], dataset: MemoryDataset, zoom: int = 3, gap: int = 8
+) -> Image.Image:
+    height, width = (zoom * side for side in panels[0][0].shape[:2])
+    title_height, legend_columns, legend_row = 24, 6, 22
+    legend_rows = -(-len(dataset.classes) // legend_columns)
+    sheet = Image.new(
+        "RGB",
+        (3 * width + 4 * gap, title_height + len(panels) * (height + gap) + legend_rows * legend_row + 2 * gap),
+        (24, 24, 28),
+    )
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(14)
+    for column, title in enumerate(("input", "truth", "prediction")):
+        middle = gap + column * (width + gap) + width // 2
+        draw.text((middle, title_height // 2 + 2), title, fill=(235, 235, 235), font=font, anchor="mm")
+    for row, panel in enumerate(panels):
+        for column, pixels in enumerate(panel):
+            smooth = Image.Resampling.BICUBIC if column == 0 else Image.Resampling.NEAREST
+            tile = Image.fromarray(pixels).resize((width, height), smooth)
+            sheet.paste(tile, (gap + column * (width + gap), title_height + row * (height + gap)))
+    top = title_height + len(panels) * (height + gap) + gap
+    cell = (sheet.width - 2 * gap) // legend_columns
+    for index, (name, color) in enumerate(zip(dataset.classes.names, dataset.classes.colors, strict=True)):
+        x, y = gap + index % legend_columns * cell, top + index // legend_columns * legend_row
+        draw.rectangle((x, y, x + 14, y + 14), fill=color, outline=(235, 235, 235))
+        draw.text((x + 20, y + 7), name, fill=(235, 235, 235), font=font, anchor="lm")
+    return sheet
