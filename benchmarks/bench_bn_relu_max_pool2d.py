@@ -1,0 +1,59 @@
+"""bn_relu_max_pool2d against F.batch_norm, F.relu and F.max_pool2d with indices, at SegNet's encoder stages."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from harness import COMPILED, Step, layout_of
+from torch import Tensor
+
+from segnet_ext.ops import bn_relu_max_pool2d
+
+# The pools' inputs [N, C, H, W] for one 360x480 image.
+SHAPES = {
+    "stage1": (1, 64, 360, 480),
+    "stage2": (1, 128, 180, 240),
+    "stage3": (1, 256, 90, 120),
+    "stage4": (1, 512, 45, 60),
+    "stage5": (1, 512, 23, 30),
+}
+DEFAULT = ["stage1", "stage4"]
+TINY = (1, 16, 24, 32)
+DIRECTIONS = ["inference", "forward", "backward"]  # forward: training, recording the graph
+TOLERANCE = 1e-4
+SECONDS = 4.0
+
+
+def unfused(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, training: bool
+) -> tuple[Tensor, Tensor]:
+    normalised = F.batch_norm(x, mean, var, weight, bias, training)
+    return F.max_pool2d(F.relu(normalised), 2, 2, ceil_mode=True, return_indices=True)
+
+
+def build(variant: str, direction: str, shape: Sequence[int]) -> Step:
+    generator = torch.Generator().manual_seed(0)
+    training = direction != "inference"
+    channels = shape[1]
+    x = torch.empty(shape, memory_format=layout_of(variant)).copy_(torch.randn(shape, generator=generator))
+    weight, bias = torch.rand(channels, generator=generator) + 0.5, torch.randn(channels, generator=generator)
+    mean, var = torch.zeros(channels), torch.ones(channels)
+    for tensor in (x, weight, bias):
+        tensor.requires_grad_(training)
+    torchs = torch.compile(unfused) if variant == COMPILED else unfused
+
+    def forward() -> Tensor:
+        if variant == "ours":
+            return bn_relu_max_pool2d(x, weight, bias, mean, var, training, ceil_mode=True)[0]
+        return torchs(x, weight, bias, mean, var, training)[0]
+
+    if direction != "backward":
+        return Step(lambda: [forward().detach()], forward if training else None, (weight, bias))
+    output = forward()
+    gradient = torch.randn(output.shape, generator=generator).to(memory_format=layout_of(variant))
+    inputs = (x, weight, bias)
+    return Step(lambda: torch.autograd.grad(output, inputs, gradient, retain_graph=True), forward, (weight, bias))
+
+
+def test_bn_relu_max_pool2d(run_case):
+    run_case()

@@ -1,0 +1,28 @@
+"""codes_to_indices against its plain-torch definition."""
+
+from collections.abc import Sequence
+
+import torch
+from harness import COMPILED, Step
+
+from segnet_ext import ops, reference
+
+SHAPES = {"stage1": (1, 64, 360, 480), "stage4": (1, 512, 45, 60)}
+DEFAULT = ["stage1"]
+TINY = (1, 16, 24, 32)
+DIRECTIONS = ["conversion"]
+TOLERANCE = 0.0
+SECONDS = 3.0
+
+
+def build(variant: str, direction: str, shape: Sequence[int]) -> Step:
+    n, c, h, w = shape
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 256, (n, (h + 1) // 2, (w + 1) // 2, c // 4), generator=generator).to(torch.uint8)
+    function = ops.codes_to_indices if variant == "ours" else reference.codes_to_indices
+    function = torch.compile(function) if variant == COMPILED else function
+    return Step(lambda: [function(codes, tuple(shape))])
+
+
+def test_codes_to_indices(run_case):
+    run_case()

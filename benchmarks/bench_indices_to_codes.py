@@ -1,0 +1,28 @@
+"""indices_to_codes against its plain-torch definition."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from harness import COMPILED, Step, layout_of
+
+from segnet_ext import ops, reference
+
+SHAPES = {"stage1": (1, 64, 360, 480), "stage4": (1, 512, 45, 60)}
+DEFAULT = ["stage1"]
+TINY = (1, 16, 24, 32)
+DIRECTIONS = ["conversion"]
+TOLERANCE = 0.0
+SECONDS = 3.0
+
+
+def build(variant: str, direction: str, shape: Sequence[int]) -> Step:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(memory_format=layout_of(variant))
+    _, indices = F.max_pool2d(x, 2, 2, ceil_mode=True, return_indices=True)
+    function = ops.indices_to_codes if variant == "ours" else reference.indices_to_codes
+    function = torch.compile(function) if variant == COMPILED else function
+    return Step(lambda: [function(indices, tuple(shape[2:]))])
+
+
+def test_indices_to_codes(run_case):
+    run_case()

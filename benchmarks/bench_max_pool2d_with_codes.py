@@ -1,0 +1,41 @@
+"""max_pool2d_with_codes against F.max_pool2d with indices, at the ends of SegNet's encoder stages."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from harness import COMPILED, Step, layout_of
+from torch import Tensor
+
+from segnet_ext.ops import max_pool2d_with_codes
+
+SHAPES = {"stage1": (1, 64, 360, 480), "stage4": (1, 512, 45, 60)}
+DEFAULT = ["stage1"]
+TINY = (1, 16, 24, 32)
+DIRECTIONS = ["forward", "backward"]
+TOLERANCE = 0.0
+SECONDS = 3.0
+
+
+def unfused(x: Tensor) -> tuple[Tensor, Tensor]:
+    return F.max_pool2d(x, 2, 2, ceil_mode=True, return_indices=True)
+
+
+def build(variant: str, direction: str, shape: Sequence[int]) -> Step:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.empty(shape, memory_format=layout_of(variant)).copy_(torch.randn(shape, generator=generator))
+    x.requires_grad_()
+    torchs = torch.compile(unfused) if variant == COMPILED else unfused
+
+    def forward() -> Tensor:
+        return max_pool2d_with_codes(x, ceil_mode=True)[0] if variant == "ours" else torchs(x)[0]
+
+    if direction == "forward":
+        return Step(lambda: [forward().detach()], forward)
+    output = forward()
+    gradient = torch.randn(output.shape, generator=generator).to(memory_format=layout_of(variant))
+    return Step(lambda: torch.autograd.grad(output, x, gradient, retain_graph=True), forward)
+
+
+def test_max_pool2d_with_codes(run_case):
+    run_case()

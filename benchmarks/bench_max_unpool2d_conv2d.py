@@ -1,0 +1,65 @@
+"""max_unpool2d_conv2d against F.max_unpool2d and F.conv2d, at the starts of the decoder stages of both models."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from harness import COMPILED, Step, layout_of
+from torch import Tensor
+
+from segnet_ext.ops import max_pool2d_with_codes, max_unpool2d_conv2d
+
+# N, in channels, out channels, kernel, and the output's H, W, for one 360x480 image.
+SHAPES = {
+    "stage1": (1, 64, 64, 3, 360, 480),
+    "stage2": (1, 128, 128, 3, 180, 240),
+    "stage3": (1, 256, 256, 3, 90, 120),
+    "stage4": (1, 512, 512, 3, 45, 60),
+    "stage5": (1, 512, 512, 3, 23, 30),
+    "basic2": (1, 64, 64, 7, 180, 240),
+}
+DEFAULT = ["stage1", "stage4", "basic2"]
+TINY = (1, 16, 16, 3, 24, 32)
+DIRECTIONS = ["inference", "forward", "backward"]
+TOLERANCE = 1e-4
+SECONDS = 5.0
+
+
+def unfused(x: Tensor, indices: Tensor, weight: Tensor, bias: Tensor, size: Sequence[int]) -> Tensor:
+    return F.conv2d(F.max_unpool2d(x, indices, 2, 2, output_size=size), weight, bias, padding=weight.shape[-1] // 2)
+
+
+def build(variant: str, direction: str, shape: Sequence[int]) -> Step:
+    n, in_channels, out_channels, kernel, height, width = shape
+    generator = torch.Generator().manual_seed(0)
+    layout, size = layout_of(variant), (height, width)
+    # Codes of a rectified map, as they are in the models: about half of its values are 0.
+    unpooled = F.relu(torch.randn(n, in_channels, height, width, generator=generator))
+    pooled, indices = F.max_pool2d(unpooled, 2, 2, ceil_mode=True, return_indices=True)
+    _, codes = max_pool2d_with_codes(unpooled, ceil_mode=True)
+    del unpooled
+    x, indices = pooled.to(memory_format=layout), indices.contiguous(memory_format=layout)
+    weight = torch.randn(out_channels, in_channels, kernel, kernel, generator=generator) / (in_channels**0.5 * kernel)
+    weight, bias = weight.to(memory_format=layout), torch.randn(out_channels, generator=generator)
+    for tensor in (x, weight, bias):
+        tensor.requires_grad_(direction != "inference")
+    torchs = torch.compile(unfused) if variant == COMPILED else unfused
+    del pooled
+    if variant == "ours":
+        del indices
+
+    def forward() -> Tensor:
+        if variant == "ours":
+            return max_unpool2d_conv2d(x, codes, weight, bias, size)
+        return torchs(x, indices, weight, bias, size)
+
+    if direction != "backward":
+        return Step(lambda: [forward().detach()], forward if direction == "forward" else None, (weight, bias))
+    output = forward()
+    gradient = torch.randn(output.shape, generator=generator).to(memory_format=layout)
+    inputs = (x, weight, bias)
+    return Step(lambda: torch.autograd.grad(output, inputs, gradient, retain_graph=True), forward, (weight, bias))
+
+
+def test_max_unpool2d_conv2d(run_case):
+    run_case()

@@ -1,0 +1,126 @@
+"""Options, parametrization and the closing table of the benchmarks; what is measured and how is told in harness.py.
+
+pytest benchmarks/ --benchmark-only                 both ops and both models against torch eager, a few minutes
+pytest benchmarks/ --benchmark-only --quick         tiny sizes, under a minute: does everything still run?
+pytest benchmarks/ --benchmark-only --compile       torch.compile of the torch version as a further column
+pytest benchmarks/ --benchmark-only --all-stages    every SegNet stage at 360x480 for the ops
+OMP_NUM_THREADS=1 pytest benchmarks/ …              another number of threads
+"""
+
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+# bench files share harness.py and are collected with --import-mode=importlib, which leaves sys.path alone.
+sys.path.insert(0, str(Path(__file__).parent))
+
+import harness
+
+CLOCK = harness.ReplayClock()
+RESULTS: dict[tuple[str, str, str], dict[str, harness.Result]] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("segnet_ext benchmarks")
+    group.addoption("--quick", action="store_true", help="tiny sizes and few rounds")
+    group.addoption("--compile", action="store_true", help="time torch.compile of the torch version too")
+    group.addoption("--all-stages", action="store_true", help="every SegNet stage, not two of five, for the ops")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("python_files", "bench_*.py")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "group" not in metafunc.fixturenames:
+        return
+    module, option = metafunc.module, metafunc.config.getoption
+    names = list(module.SHAPES) if option("all_stages") else module.DEFAULT
+    shapes = {"tiny": module.TINY} if option("quick") else {name: module.SHAPES[name] for name in names}
+    variants = harness.VARIANTS + ([harness.COMPILED] if option("compile") else [])
+    op = metafunc.function.__name__.removeprefix("test_")
+    cases = []
+    for name, shape in shapes.items():
+        label = f"{name} {'x'.join(map(str, shape))}"
+        for direction in module.DIRECTIONS:
+            for variant in variants:
+                mark = pytest.mark.benchmark(group=f"{op}, {label}, {direction}", timer=CLOCK)
+                cases.append(
+                    pytest.param(
+                        (op, label, direction),
+                        shape,
+                        variants,
+                        variant,
+                        marks=mark,
+                        id=f"{name}-{direction}-{variant}".replace(" ", "_"),
+                    )
+                )
+    metafunc.parametrize(("group", "shape", "variants", "variant"), cases)
+
+
+@pytest.fixture
+def run_case(benchmark, request, group, shape, variants, variant):
+    """Measures the group when its first variant asks, and hands each variant's rounds to pytest-benchmark."""
+
+    def run() -> None:
+        if group not in RESULTS:
+            module = harness.load_module(str(request.path))
+            budget = 0.5 if request.config.getoption("quick") else module.SECONDS
+            RESULTS[group] = harness.measure(module, group[2], shape, variants, budget)
+        result = RESULTS[group][variant]
+        benchmark.extra_info.update(harness.environment())
+        benchmark.extra_info.update(
+            {
+                "variant": variant,
+                "direction": group[2],
+                "peak_bytes": result.peak_bytes,
+                "peak_bytes_is": "rise of VmHWM over VmRSS in a fresh process while one step runs",
+                "saved_bytes": result.saved_bytes,
+            }
+        )
+        benchmark.pedantic(CLOCK.rounds(result.seconds), rounds=len(result.seconds))
+
+    return run
+
+
+def _mebibytes(value: int | None) -> str:
+    return "-" if value is None else f"{value / 2**20:.1f}"
+
+
+def _row(group: tuple[str, str, str], results: dict[str, harness.Result]) -> list[str]:
+    op, label, direction = group
+    ours = results["ours"]
+    theirs = {variant: result for variant, result in results.items() if variant != "ours"}
+    best = min(theirs, key=lambda variant: theirs[variant].median)
+    return [
+        f"{op} {label}",
+        direction,
+        f"{ours.median * 1e3:.2f}",
+        *(f"{result.median * 1e3:.2f}" for result in theirs.values()),
+        f"{theirs[best].median / ours.median:.2f}x",
+        f"{_mebibytes(ours.peak_bytes)} / {_mebibytes(theirs['torch'].peak_bytes)}",
+        f"{_mebibytes(ours.saved_bytes)} / {_mebibytes(theirs['torch'].saved_bytes)}",
+    ]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, object, object]:
+    result = yield  # pytest-benchmark's tables come first
+    if RESULTS:
+        _write_table(terminalreporter)
+    return result
+
+
+def _write_table(terminalreporter: pytest.TerminalReporter) -> None:
+    others = [variant for variant in next(iter(RESULTS.values())) if variant != "ours"]
+    header = ["op and shape", "direction", "ours ms", *(f"{variant} ms" for variant in others), "best torch / ours"]
+    header += ["peak MiB ours / torch", "saved MiB ours / torch"]
+    rows = [header, *(_row(group, results) for group, results in RESULTS.items())]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    environment = harness.environment()
+    terminalreporter.section("segnet_ext against torch: medians of rounds run in turn")
+    terminalreporter.line(", ".join(f"{key} {value}" for key, value in environment.items()))
+    for row in rows:
+        terminalreporter.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

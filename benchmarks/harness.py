@@ -1,0 +1,221 @@
+"""How the benchmarks measure: what is compared, in which order, and where each number comes from.
+
+A bench file names its ``SHAPES`` and ``DIRECTIONS`` and has one function ``build(variant, direction, shape)`` that
+returns a :class:`Step`. For each (shape, direction) all variants are built once, their results are compared with plain
+torch ("torch"), and then they run in turn, round after round, so that a busy moment of the machine hits all of them
+alike. The medians of those rounds are what is reported.
+
+Two more numbers stand beside the time. ``saved_bytes``: the distinct storages that the step's forward keeps for
+backward, parameters not counted (``torch.autograd.graph.saved_tensors_hooks``). ``peak_bytes``: how far the resident
+memory of a fresh process rises above what it held before while one step runs (``VmHWM`` of ``/proc/self/status``,
+reset through ``/proc/self/clear_refs``; a step on tiny tensors before it loads code and starts threads); None where
+the system has no such files. Processes are forked from a server that has imported torch and computed nothing.
+"""
+
+import gc
+import importlib.util
+import multiprocessing
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+import segnet_ext
+
+VARIANTS = ["ours", "torch", "torch channels_last"]
+COMPILED = "torch.compile"
+MIN_ROUNDS, MAX_ROUNDS = 3, 30
+
+
+@dataclass(frozen=True)
+class Step:
+    """``run`` is timed and returns the tensors to compare; ``forward`` records the graph that backward needs."""
+
+    run: Callable[[], Sequence[torch.Tensor]]
+    forward: Callable[[], object] | None = None
+    parameters: Sequence[torch.Tensor] = ()
+
+
+@dataclass
+class Result:
+    """One variant of one group."""
+
+    seconds: list[float] = field(default_factory=list)
+    saved_bytes: int | None = None
+    peak_bytes: int | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+class ReplayClock:
+    """A timer for pytest-benchmark that has advanced by what a round took when the variants ran in turn."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def rounds(self, seconds: Sequence[float]) -> Callable[[], None]:
+        """A function that takes each of ``seconds`` in its turn."""
+        remaining = iter(seconds)
+
+        def advance() -> None:
+            self.now += next(remaining)
+
+        return advance
+
+
+def layout_of(variant: str) -> torch.memory_format:
+    """The layout of a variant's maps and weights."""
+    return torch.contiguous_format if variant in ("torch", COMPILED) else torch.channels_last
+
+
+def check(results: dict[str, Sequence[torch.Tensor]], tolerance: float) -> None:
+    """Every variant's tensors lie within ``tolerance`` of plain torch's, in the norm of their difference."""
+    expected = results["torch"]
+    for variant, tensors in results.items():
+        for i, (actual, wanted) in enumerate(zip(tensors, expected, strict=True)):
+            error = float((actual.double() - wanted.double()).norm() / wanted.double().norm().clamp(min=1e-30))
+            if not error <= tolerance:
+                raise AssertionError(
+                    f"{variant}: result {i} is off by {error:.2g} of its norm, more than {tolerance:.2g}"
+                )
+
+
+def saved_bytes(step: Step) -> int | None:
+    """Bytes that the step's forward keeps for backward."""
+    if step.forward is None:
+        return None
+    known = {parameter.untyped_storage().data_ptr() for parameter in step.parameters}
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            storages[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        graph = step.forward()
+    total = sum(storage.nbytes() for storage in storages.values())
+    del graph
+    return total
+
+
+def time_in_turn(steps: dict[str, Step], budget: float) -> dict[str, list[float]]:
+    """Rounds of one run of each step, as many as fit into ``budget`` seconds."""
+    seconds: dict[str, list[float]] = {variant: [] for variant in steps}
+    start = time.perf_counter()
+    rounds = 0
+    while rounds < MIN_ROUNDS or (rounds < MAX_ROUNDS and time.perf_counter() - start < budget):
+        order = list(steps.items())
+        # Alternating the order keeps a variant from always following the same neighbour's caches.
+        for variant, step in order if rounds % 2 == 0 else reversed(order):
+            begin = time.perf_counter()
+            result = step.run()
+            seconds[variant].append(time.perf_counter() - begin)
+            del result
+        rounds += 1
+    return seconds
+
+
+def load_module(path: str) -> ModuleType:
+    """A bench file as a module, by its path: pytest's own module names mean nothing to another process."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _status_bytes(key: str) -> int:
+    match = re.search(rf"^{key}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if match is None:
+        raise OSError(f"/proc/self/status has no {key}")
+    return int(match[1]) * 1024
+
+
+def _send_peak(connection, path: str, variant: str, direction: str, shape: Sequence[int], threads: int) -> None:
+    torch.set_num_threads(threads)
+    module = load_module(path)
+    module.build(variant, direction, module.TINY).run()
+    step = module.build(variant, direction, shape)
+    gc.collect()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status_bytes("VmRSS")
+        result = step.run()
+        connection.send(max(0, _status_bytes("VmHWM") - before))
+        del result
+    except OSError:
+        connection.send(None)
+
+
+def peak_bytes(path: str, variant: str, direction: str, shape: Sequence[int]) -> int | None:
+    """Rise of the resident memory while a fresh process runs one step."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "segnet_ext"])
+    receiver, sender = context.Pipe(duplex=False)
+    arguments = (sender, path, variant, direction, tuple(shape), torch.get_num_threads())
+    process = context.Process(target=_send_peak, args=arguments)
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError as error:
+        process.join()
+        raise RuntimeError(f"{variant} ended with code {process.exitcode} while its memory was measured") from error
+    finally:
+        process.join()
+
+
+def measure(module: ModuleType, direction: str, shape: Sequence[int], variants: Sequence[str], budget: float) -> dict:
+    """Checks, times and weighs every variant of one group; {variant: Result}."""
+    steps = {variant: module.build(variant, direction, shape) for variant in variants}
+    # The first run is the warm-up too.
+    check({variant: step.run() for variant, step in steps.items()}, module.TOLERANCE)
+    for step in steps.values():
+        step.run()
+    gc.collect()
+    results = {variant: Result(seconds) for variant, seconds in time_in_turn(steps, budget).items()}
+    for variant in variants:
+        if variant == COMPILED:
+            continue  # the memory of a process that also compiles says nothing about the step
+        results[variant].saved_bytes = saved_bytes(steps[variant])
+    steps.clear()
+    for variant in variants:
+        if variant != COMPILED:
+            results[variant].peak_bytes = peak_bytes(module.__file__, variant, direction, shape)
+    return results
+
+
+def environment() -> dict[str, object]:
+    """What the numbers depend on."""
+    info = segnet_ext.build_info()
+    return {
+        "device": _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "segnet_ext": segnet_ext.__version__,
+        "simd": info["simd"],
+        "compiler": info["compiler"],
+    }
+
+
+def _processor() -> str:
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return f"cpu, {match[1] if match else platform.processor() or platform.machine()}"
