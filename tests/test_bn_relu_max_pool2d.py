@@ -490,6 +490,7 @@ def test_reference_equals_torch(device):
 
 X = torch.zeros(2, 3, 4, 4)
 C3 = torch.ones(3)
+BOTH = "running_mean and running_var"
 
 
 @pytest.mark.parametrize(
@@ -512,10 +513,10 @@ C3 = torch.ones(3)
         ({"running_mean": torch.ones(4)}, "running_mean", "4"),
         ({"running_mean": torch.ones(3, dtype=torch.float16)}, "running_mean", "float16|half"),
         ({"running_var": torch.ones(4)}, "running_var", "4"),
-        ({"running_mean": None}, "running_mean", "None"),
-        ({"running_var": None}, "running_var", "None"),
-        ({"running_mean": None, "running_var": None, "training": False}, "running_mean", "None"),
-        ({"running_var": None, "training": True}, "running_var", "None"),
+        ({"running_mean": None}, BOTH, "None"),
+        ({"running_var": None}, BOTH, "None"),
+        ({"running_mean": None, "running_var": None, "training": False}, BOTH, "None"),
+        ({"running_var": None, "training": True}, BOTH, "None"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )

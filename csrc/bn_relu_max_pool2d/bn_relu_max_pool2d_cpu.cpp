@@ -41,9 +41,9 @@ void stats_cpu(const at::Tensor& input, at::Tensor& mean, at::Tensor& var) {
   const int64_t channels = input.size(1), pixels = input.numel() / channels;
   const int64_t parts = parts_of(pixels, channels);
   at::Tensor partial = at::zeros({2, parts, channels}, input.options().dtype(at::kDouble));
-  auto* partial_mean = partial.mutable_data_ptr<double>();
-  const StatsParams params{pixels, channels,     input.const_data_ptr(),
-                           parts,  partial_mean, partial_mean + parts * channels};
+  auto* partial_sum = partial.mutable_data_ptr<double>();
+  const StatsParams params{pixels, channels,    input.const_data_ptr(),
+                           parts,  partial_sum, partial_sum + parts * channels};
   parallel_tasks(parts, kGrainElements, [&](int64_t begin, int64_t end) { stats(dtype, params, begin, end); });
   merge_stats(dtype, params, mean.mutable_data_ptr(), var.mutable_data_ptr());
 }

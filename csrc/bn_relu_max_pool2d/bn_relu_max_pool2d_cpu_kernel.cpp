@@ -32,16 +32,16 @@ void merge_parts(const StatsParams& p, acc_t* mean, acc_t* var) {
     const int64_t first = part_begin(p.pixels, p.parts, part);
     const int64_t last = part_begin(p.pixels, p.parts, part + 1);
     for (int64_t c = 0; c < p.channels; ++c) {
-      Moments<double> moments{p.partial_mean[c], p.partial_square[c]};
-      moments.merge(static_cast<double>(first), p.partial_mean[part * p.channels + c],
-                    p.partial_square[part * p.channels + c], static_cast<double>(last - first));
-      p.partial_mean[c] = moments.mean;
-      p.partial_square[c] = moments.squares;
+      Moments<double> moments{p.partial_sum[c], p.partial_squares[c]};
+      moments.merge(static_cast<double>(first), p.partial_sum[part * p.channels + c],
+                    p.partial_squares[part * p.channels + c], static_cast<double>(last - first));
+      p.partial_sum[c] = moments.sum;
+      p.partial_squares[c] = moments.squares;
     }
   }
   for (int64_t c = 0; c < p.channels; ++c) {
-    mean[c] = static_cast<acc_t>(p.partial_mean[c]);
-    var[c] = static_cast<acc_t>(p.partial_square[c] / static_cast<double>(p.pixels));
+    mean[c] = static_cast<acc_t>(p.partial_sum[c] / static_cast<double>(p.pixels));
+    var[c] = static_cast<acc_t>(p.partial_squares[c] / static_cast<double>(p.pixels));
   }
 }
 

@@ -15,10 +15,10 @@ constexpr int64_t kMaxParts = 64;
 
 struct StatsParams {
   int64_t pixels, channels;
-  const void* input;       // [pixels, C]
-  int64_t parts;           // at most kMaxParts
-  double* partial_mean;    // [parts, C] zero on entry
-  double* partial_square;  // [parts, C] zero on entry; sums of squared deviations from the part's mean
+  const void* input;        // [pixels, C]
+  int64_t parts;            // at most kMaxParts
+  double* partial_sum;      // [parts, C] zero on entry
+  double* partial_squares;  // [parts, C] zero on entry; sums of squared deviations from the part's mean
 };
 // Part `part` of the statistics covers the pixels part_begin(part) to part_begin(part + 1).
 void stats(DType dtype, const StatsParams& params, int64_t begin_part, int64_t end_part);

@@ -40,16 +40,16 @@ struct Stats {
   static void run_part(const StatsParams& p, int64_t part) {
     using acc_t = acc_type<scalar_t>;
     const auto* input = static_cast<const scalar_t*>(p.input);
-    double* mean = p.partial_mean + part * p.channels;
-    double* squares = p.partial_square + part * p.channels;
+    double* part_sum = p.partial_sum + part * p.channels;
+    double* part_squares = p.partial_squares + part * p.channels;
     const int64_t first = part_begin(p.pixels, p.parts, part);
     const int64_t last = part_begin(p.pixels, p.parts, part + 1);
     const int64_t fit = kStatsBlockBytes / (p.channels * static_cast<int64_t>(sizeof(scalar_t)));
     const int64_t block = fit < 8 ? 8 : fit;
 
     const std::unique_ptr<acc_t[]> block_mean(new acc_t[3 * p.channels]);
-    acc_t* block_sum = block_mean.get() + p.channels;
-    acc_t* block_squares = block_sum + p.channels;
+    acc_t* block_rest = block_mean.get() + p.channels;
+    acc_t* block_squares = block_rest + p.channels;
 
     for (int64_t pixel = first; pixel < last; pixel += block) {
       const int64_t count = last - pixel < block ? last - pixel : block;
@@ -59,18 +59,19 @@ struct Stats {
         const scalar_t* from = input + pixel * p.channels + c;
         const auto mean = sum_strided<kLanes>(from, p.channels, count, [](auto x) { return x; }) / acc_t(count);
         store<kLanes>(block_mean.get() + c, mean);
-        store<kLanes>(block_sum + c, sum_strided<kLanes>(from, p.channels, count, [&](auto x) { return x - mean; }));
+        store<kLanes>(block_rest + c, sum_strided<kLanes>(from, p.channels, count, [&](auto x) { return x - mean; }));
         store<kLanes>(block_squares + c,
                       sum_strided<kLanes>(from, p.channels, count, [&](auto x) { return (x - mean) * (x - mean); }));
       });
       const auto values = static_cast<double>(count);
       for (int64_t c = 0; c < p.channels; ++c) {
-        const double rest = block_sum[c] / values;
-        Moments<double> moments{mean[c], squares[c]};
-        moments.merge(static_cast<double>(pixel - first), block_mean[c] + rest, block_squares[c] - rest * rest * values,
-                      values);
-        mean[c] = moments.mean;
-        squares[c] = moments.squares;
+        // NaN where the mean is infinite, and no correction then.
+        const double rest = block_rest[c] == block_rest[c] ? block_rest[c] : 0;
+        Moments<double> moments{part_sum[c], part_squares[c]};
+        moments.merge(static_cast<double>(pixel - first), block_mean[c] * values + rest,
+                      block_squares[c] - rest * rest / values, values);
+        part_sum[c] = moments.sum;
+        part_squares[c] = moments.squares;
       }
     }
   }

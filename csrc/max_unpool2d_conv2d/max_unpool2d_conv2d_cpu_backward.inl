@@ -128,7 +128,8 @@ class GradWeightTask {
         tile_cols_(2 * kGradTileCols + 2 * s_.radius()),
         row_length_(s_.kernel_size * params.blocks.width),
         tile_(new acc_t[tile_rows_ * tile_cols_ * params.blocks.width]),
-        sums_(new acc_t[kGradChannels * s_.kernel_size * row_length_]) {}
+        sums_(new acc_t[kGradChannels * s_.kernel_size * row_length_]),
+        codes_(new uint8_t[kGradChannels]) {}
 
   void run(int64_t channel_block, int64_t block) {
     c_begin_ = channel_block * kGradChannels;
@@ -156,7 +157,7 @@ class GradWeightTask {
     const int64_t i_end = std::min(i_begin + kGradTileRows, s_.pooled_height);
     const int64_t j_end = std::min(j_begin + kGradTileCols, s_.pooled_width);
     const auto width = static_cast<uint32_t>(p_.blocks.width);
-    alignas(64) uint8_t codes[kGradChannels];
+    uint8_t* codes = codes_.get();
     std::fill_n(counts_, kGradChannels, 0);
     for (int64_t i = i_begin; i < i_end; ++i) {
       for (int64_t j = j_begin; j < j_end; ++j) {
@@ -211,6 +212,7 @@ class GradWeightTask {
   int64_t c_begin_ = 0, channels_ = 0;
   std::unique_ptr<acc_t[]> tile_;  // [tile_rows, tile_cols, width] output gradients
   std::unique_ptr<acc_t[]> sums_;  // [channel, reversed tap, width]
+  std::unique_ptr<uint8_t[]> codes_;
   int64_t counts_[kGradChannels];
   acc_t values_[kGradChannels][kWindows + 1];
   uint32_t offsets_[kGradChannels][kWindows + 1];

@@ -58,6 +58,8 @@ class ForwardTile {
     const int64_t windows = (kTileRows + 2 * halo_) * windows_across_;
     const int64_t pixels = (2 * kTileRows + 1) * (2 * kTileCols + 1);
     const int64_t windows_seen = ((s_.kernel_size + 1) / 2) * ((s_.kernel_size + 1) / 2);
+    codes_.reset(new uint8_t[kChannelBlock]);
+    block_values_.reset(new acc_t[kChannelBlock]);
     place_counts_.reset(new int[4 * windows]);
     place_values_.reset(new acc_t[4 * windows * kPlaceRoom]);
     place_rows_.reset(new uint32_t[4 * windows * kPlaceRoom]);
@@ -102,8 +104,8 @@ class ForwardTile {
     const int64_t c_begin = block * kChannelBlock;
     const int64_t channels = std::min(kChannelBlock, s_.in_channels - c_begin);
     const auto taps = static_cast<uint32_t>(s_.taps());
-    alignas(64) uint8_t codes[kChannelBlock];
-    alignas(64) acc_t values[kChannelBlock];
+    uint8_t* codes = codes_.get();
+    acc_t* values = block_values_.get();
     const int64_t i_end = std::min(i_begin_ + kTileRows + halo_, s_.pooled_height);
     const int64_t j_end = std::min(j_begin_ + kTileCols + halo_, s_.pooled_width);
     for (int64_t i = std::max<int64_t>(i_begin_ - halo_, 0); i < i_end; ++i) {
@@ -212,6 +214,8 @@ class ForwardTile {
   const RunList<acc_t> run_list_;
   int64_t n_ = 0, i_begin_ = 0, j_begin_ = 0, y_begin_ = 0, x_begin_ = 0, y_end_ = 0, x_end_ = 0;
 
+  std::unique_ptr<uint8_t[]> codes_;        // of one window's channel block
+  std::unique_ptr<acc_t[]> block_values_;   // of one window's channel block
   std::unique_ptr<int[]> place_counts_;     // [window, place]
   std::unique_ptr<acc_t[]> place_values_;   // [window, place, kPlaceRoom]
   std::unique_ptr<uint32_t[]> place_rows_;  // [window, place, kPlaceRoom] weight row of tap 0

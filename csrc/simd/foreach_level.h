@@ -18,7 +18,11 @@
 #error "segnet_ext needs GCC or Clang: its kernels are written over their vector types"
 #endif
 
-#define SEGNET_SIMD_BYTES 16
+// SSE2 and NEON have 16 bytes. Tests compile this level with 64 to run the kernels at AVX-512's width on any processor.
+#ifndef SEGNET_SIMD_PORTABLE_BYTES
+#define SEGNET_SIMD_PORTABLE_BYTES 16
+#endif
+#define SEGNET_SIMD_BYTES SEGNET_SIMD_PORTABLE_BYTES
 namespace segnet_ext::portable {
 #include "segnet_ext/elementwise.inl"
 #include "simd/vec.inl"

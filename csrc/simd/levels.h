@@ -4,10 +4,12 @@
 #include <string>
 #include <vector>
 
+#ifndef SEGNET_HAS_X86_LEVELS
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define SEGNET_HAS_X86_LEVELS 1
 #else
 #define SEGNET_HAS_X86_LEVELS 0
+#endif
 #endif
 
 namespace segnet_ext::simd {

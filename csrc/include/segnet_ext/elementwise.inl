@@ -45,16 +45,17 @@ struct BatchNormInputGrad {
   SEGNET_HOST_DEVICE T operator()(T grad, T x) const { return scale * (grad - grad_mean - (x - mean) * projection); }
 };
 
-// Merges the mean and the sum of squared deviations of `count_b` further values into those of `count_a` (Chan, Golub,
-// LeVeque 1979): no difference of large squares, so it loses nothing where the mean is large beside the deviation.
+// The sum and the sum of squared deviations from the mean of some values. Two such are merged by the distance of their
+// means (Chan, Golub, LeVeque 1979), not as a difference of large squares: nothing is lost where the mean is large
+// beside the deviation.
 template <class T>
 struct Moments {
-  T mean, squares;
+  T sum, squares;
 
-  SEGNET_HOST_DEVICE void merge(T count_a, T mean_b, T squares_b, T count_b) {
-    const T share = count_b / (count_a + count_b);
-    const T delta = mean_b - mean;
-    mean += delta * share;
-    squares += squares_b + delta * delta * (count_a * share);
+  SEGNET_HOST_DEVICE void merge(T count_a, T sum_b, T squares_b, T count_b) {
+    const T mean_b = sum_b / count_b;
+    const T delta = mean_b - (count_a > T(0) ? sum / count_a : mean_b);
+    sum += sum_b;
+    squares += squares_b + delta * delta * (count_a * count_b / (count_a + count_b));
   }
 };
