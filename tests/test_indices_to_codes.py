@@ -51,7 +51,7 @@ def test_layouts(device, layout):
 
 def test_opcheck(device):
     _, indices = F.max_pool2d(normals(2, 5, 6, 8).to(device), 2, 2, return_indices=True)
-    torch.library.opcheck(torch.ops.segnet_ext.indices_to_codes.default, (indices, 6, 8))
+    torch.library.opcheck(torch.ops.segnet_ext.indices_to_codes.default, (indices, [6, 8]))
 
 
 class _Codes(torch.nn.Module):

@@ -1,14 +1,18 @@
 """Both models against the reference (the master test), their layout and their errors."""
 
+import functools
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import assert_channels_last, assert_equal, id_of
+from cases import assert_channels_last, assert_equal, id_of, random_codes
 from model_cases import MODELS, pair, randomise, results, scale
-from tolerances import TOLERANCES
+from tolerances import TOLERANCES, assert_no_worse_than_torch
 from torch import nn
 
 from segnet_ext import SegNet, SegNetBasic, reference
+from segnet_ext.models.segnet_basic import BasicDecoderStage
 from segnet_ext.nn import BNReLUMaxPool2d, MaxUnpoolConv2d
 
 SIZES = [(32, 32), (37, 45), (64, 48)]
@@ -38,70 +42,135 @@ def test_agrees_with_the_reference_in_float64(name, size, training):
         assert error <= 1e-9 * scale(key, expected, training), f"{key}: error {error:.3g}"
 
 
-def choices(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    """Every decision of a forward pass that rounding can flip: winners of the pools and signs at the ReLUs."""
+# In float32 a network of max pools and ReLUs jumps where two pixels tie or a value is 0, so rounding can send either
+# model down another branch than the float64 truth takes. A seed where that happens compares nothing and is passed over;
+# a wrong result would change branches at every seed. Whole gradients go through fifty layers, where BatchNorm over few
+# values multiplies rounding: they are compared in float64 above, and stage by stage here. All run in channels_last, as
+# our models do: torch's own kernels round differently in its two layouts.
+
+DTYPES = [torch.float32, torch.float32, torch.float64]  # of a trio
+
+
+def decisions(
+    model: nn.Module, fused: set[str], relu: Callable[[str], bool], run: Callable[[], object]
+) -> list[torch.Tensor]:
+    """What rounding can flip in ``run()``: winners of the pools at BatchNorms ``fused``, and signs at the ReLUs."""
     found = []
 
-    def observe(module, _inputs, output):
-        if isinstance(output, tuple):  # BNReLUMaxPool2d
-            output, codes = output
-            found.extend([codes, output > 0])
-        elif module.pooled:  # the reference's BatchNorm before a pool
-            output, codes = reference.max_pool2d_with_codes(F.relu(output), ceil_mode=True)
-            found.extend([codes, output > 0])
-        else:
-            found.append(output > 0)
+    def observer(name):
+        def observe(_module, _inputs, output):
+            if isinstance(output, tuple):  # BNReLUMaxPool2d
+                found.extend([output[1], output[0] > 0])
+            elif name in fused:  # the reference's BatchNorm before a pool
+                output, codes = reference.max_pool2d_with_codes(F.relu(output), ceil_mode=True)
+                found.extend([codes, output > 0])
+            else:
+                found.append(output > 0)
 
-    fused = {name for name, m in MODELS[type(model).__name__][0](2).named_modules() if isinstance(m, BNReLUMaxPool2d)}
-    handles = []
-    for name, module in model.named_modules():
-        # SegNet-Basic's decoder has no ReLU.
-        if isinstance(module, nn.BatchNorm2d) and (name.startswith("encoder.") or type(model).__name__ == "SegNet"):
-            module.pooled = name in fused
-            handles.append(module.register_forward_hook(observe))
+        return observe
+
+    handles = [
+        module.register_forward_hook(observer(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and relu(name)
+    ]
     with torch.no_grad():
-        model(x)
+        run()
     for handle in handles:
         handle.remove()
     return found
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", MODELS)
-def test_is_as_exact_as_torch_in_float32(name, training):
-    """Against a float64 truth, our error is at most twice the reference's own in float32.
+def same(paths: list[list[torch.Tensor]]) -> bool:
+    return all(torch.equal(a, b) for path in paths[1:] for a, b in zip(path, paths[0], strict=True))
 
-    A network of max pools and ReLUs jumps where two pixels tie or a value is 0, so rounding can send either model down
-    another branch, on any machine at other seeds. Such seeds compare nothing and are passed over; a wrong result would
-    change branches at every seed.
-    """
-    for seed in range(10):
-        fast, plain = pair(name, seed, torch.float32)
-        truth = MODELS[name][1](num_classes=3)
-        truth.load_state_dict(plain.state_dict())
-        models = [model.train(training) for model in (fast, plain, truth.double())]
-        x, projection = images(32, 32, dtype=torch.float32, seed=seed)
-        states = [{key: value.clone() for key, value in model.state_dict().items()} for model in models]
-        paths = [choices(model, x.to(model.classifier.weight.dtype)) for model in models]
-        if all(torch.equal(a, b) for path in paths[:2] for a, b in zip(path, paths[2], strict=True)):
-            break
-    else:
-        pytest.fail("at none of ten seeds did the models take the same winners and ReLU branches")
 
-    for model, state in zip(models, states, strict=True):
-        model.load_state_dict(state)
-    actual, torchs, expected = (
-        results(model, x.to(model.classifier.weight.dtype), projection.to(model.classifier.weight.dtype))
-        for model in models
-    )
-    for key, value in expected.items():
-        if not value.is_floating_point():
-            assert_equal(actual[key], value)
-            continue
-        largest = scale(key, expected, training)
+def fused_names(model: nn.Module) -> set[str]:
+    return {name for name, module in model.named_modules() if isinstance(module, BNReLUMaxPool2d)}
+
+
+def assert_within_twice_torchs_error(actual, torchs, truth, training) -> None:
+    for key, value in truth.items():
+        largest = scale(key, truth, training)
         ours, theirs = (float((found[key] - value).abs().max()) / largest for found in (actual, torchs))
         limit = 2 * theirs + TOLERANCES[torch.float32].tiny
         assert ours <= limit, f"{key}: relative error {ours:.3g}, torch's own {theirs:.3g}"
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def trio(request) -> list[nn.Module]:
+    """The fast model and the reference in float32, and the reference in float64; contents are the test's to set."""
+    fast, plain = MODELS[request.param]
+    return [fast(num_classes=3), plain(num_classes=3), plain(num_classes=3).double()]
+
+
+def fill(trio: list[nn.Module], seed: int) -> None:
+    randomise(trio[1], seed)
+    for model in (trio[0], trio[2]):
+        model.load_state_dict(trio[1].state_dict())
+
+
+def test_outputs_are_as_exact_as_torchs_in_float32(trio):
+    relu = (lambda _name: True) if isinstance(trio[0], SegNet) else (lambda name: name.startswith("encoder."))
+    for seed in range(6):
+        fill(trio, seed)
+        x, _ = images(32, 32, seed=seed)
+        outputs, paths = [], []
+        for model, dtype in zip(trio, DTYPES, strict=True):
+            run = functools.partial(model.eval(), x.to(dtype, memory_format=torch.channels_last))
+            paths.append(decisions(model, fused_names(trio[0]), relu, run))
+            outputs.append(run().detach())
+        if same(paths):
+            assert_no_worse_than_torch(*outputs)
+            return
+    pytest.fail("at none of six seeds did the models take the same winners and ReLU branches")
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_stages_are_as_exact_as_torchs_in_float32(trio, half, training):
+    fill(trio, seed=0)
+    for name, _ in getattr(trio[0], half).named_children():
+        stages = [getattr(m, half).get_submodule(name).train(training) for m in trio]
+        for seed in range(6):
+            if agree_or_differ_in_branch(stages, half, seed, training):
+                break
+        else:
+            pytest.fail(f"{half}.{name}: at none of six seeds were the same winners and ReLU branches taken")
+
+
+def agree_or_differ_in_branch(stages: list[nn.Module], half: str, seed: int, training: bool) -> bool:
+    """Compare one stage's results on one random input; False if rounding changed a branch."""
+    generator = torch.Generator().manual_seed(seed)
+    channels = next(m.in_channels for m in stages[0].modules() if isinstance(m, nn.Conv2d))
+    x = torch.randn(2, channels, 11, 14, generator=generator).double()
+    pools: list[tuple] = [()] * 3
+    if half == "decoder":
+        x = x.relu()
+        codes, size = random_codes(2, channels, 11, 14, seed=seed), (21, 28)
+        indices = reference.codes_to_indices(codes, (2, channels, *size))
+        pools = [(codes, size), (indices, size), (indices, size)]
+    basic_decoder = half == "decoder" and isinstance(stages[0], BasicDecoderStage)
+
+    found, paths = [], []
+    for stage, extra, dtype in zip(stages, pools, DTYPES, strict=True):
+        x = x.to(dtype, memory_format=torch.channels_last)
+
+        def run(stage=stage, extra=extra, x=x):
+            output = stage(x, *extra)
+            return output[0] if isinstance(output, tuple) else output
+
+        paths.append(decisions(stage, fused_names(stages[0]), lambda _name: not basic_decoder, run))
+        leaf = x.clone().requires_grad_()
+        output = run(x=leaf)
+        projection = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed + 100)).to(x.dtype)
+        gradients = torch.autograd.grad((output * projection).sum(), [leaf, *stage.parameters()])
+        names = ["grad input", *(f"grad {name}" for name, _ in stage.named_parameters())]
+        found.append({"output": output.detach(), **dict(zip(names, gradients, strict=True))})
+    if not same(paths):
+        return False
+    assert_within_twice_torchs_error(*found, training)
+    return True
 
 
 # -------------------------------------------------------------------------------------------------------------- layout

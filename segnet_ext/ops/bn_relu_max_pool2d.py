@@ -69,6 +69,11 @@ def bn_relu_max_pool2d(
         assert running_mean is not None and running_var is not None
         return _forward(input, weight, bias, running_mean, running_var, False, eps, ceil_mode)
     mean, var = _stats(input.detach())
+    for name, running in (("running_mean", running_mean), ("running_var", running_var)):
+        if running is not None and running.shape != mean.shape:
+            raise ValueError(
+                f"bn_relu_max_pool2d: {name} must have shape {list(mean.shape)} (C), got {list(running.shape)}"
+            )
     result = _forward(input, weight, bias, mean, var, True, eps, ceil_mode)
     if running_mean is not None and running_var is not None:
         # Last, so that an argument that is refused leaves them as they were.
