@@ -20,19 +20,24 @@ std::string compiler_name() {
 }
 
 #ifdef SEGNET_EXT_WITH_CUDA
+// From 13000 to 13.0.
 std::string cuda_version_text(int version) {
-  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+  std::ostringstream out;
+  out << version / 1000 << '.' << version % 1000 / 10;
+  return out.str();
 }
 
 // From 750,1200 to 7.5;12.0, as TORCH_CUDA_ARCH_LIST is written.
 std::string cuda_archs_text(const std::string& archs) {
   std::istringstream in(archs);
-  std::string out;
+  std::ostringstream out;
+  const char* separator = "";
   for (std::string arch; std::getline(in, arch, ',');) {
     const int number = std::stoi(arch);
-    out += (out.empty() ? "" : ";") + std::to_string(number / 100) + "." + std::to_string(number % 100 / 10);
+    out << separator << number / 100 << '.' << number % 100 / 10;
+    separator = ";";
   }
-  return out;
+  return out.str();
 }
 #endif
 

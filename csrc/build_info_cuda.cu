@@ -7,6 +7,8 @@
 
 namespace segnet_ext {
 
-CudaBuildInfo cuda_build_info() { return {CUDART_VERSION, SEGNET_EXT_TEXT(__CUDA_ARCH_LIST__)}; }
+CudaBuildInfo cuda_build_info() {
+  return {CUDART_VERSION, SEGNET_EXT_TEXT(__CUDA_ARCH_LIST__)};
+}
 
 }  // namespace segnet_ext
