@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -12,11 +13,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from segnet_ext.data.dataset import Loader, SegmentationDataset
 from segnet_ext.data.images import normalize
 from segnet_ext.errors import InputError
 from segnet_ext.metrics import Scores, SegmentationScores
+
+# Images that BatchNorm's statistics are computed over again after an epoch.
+STATISTICS_IMAGES = 64
 
 
 def median_frequency_weights(dataset: SegmentationDataset) -> torch.Tensor:
@@ -154,8 +159,7 @@ class TrainingRun:
 
     def step(self, images: torch.Tensor, target: torch.Tensor) -> float:
         """One optimiser step on a batch of the train loader; returns the loss."""
-        autocast = torch.autocast(self.device.type, torch.bfloat16) if self.amp else contextlib.nullcontext()
-        with autocast:
+        with self._autocast():
             logits = self.model(normalize(images.to(self.device)))
         loss = segmentation_loss(logits, target.to(self.device), self.class_weights)
         self.optimizer.zero_grad()
@@ -166,8 +170,25 @@ class TrainingRun:
             raise InputError(f"the loss became {value} in epoch {self.epoch + 1}; a lower learning rate may help")
         return value
 
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.amp else contextlib.nullcontext()
+
+    def recompute_statistics(self) -> None:
+        """BatchNorm's running statistics anew, by the weights as they are now and the epoch's first training images.
+
+        The averages kept during training are of weights that have changed since. The authors recompute theirs before
+        testing, too (``compute_bn_statistics.py`` of SegNet-Tutorial).
+        """
+        batches = math.ceil(STATISTICS_IMAGES / self.train.batch_size)
+        images = (normalize(images.to(self.device)) for images, _ in itertools.islice(self.train, batches))
+        with self._autocast():
+            update_bn(images, self.model)
+
     def train_epoch(self, on_step: Callable[[int, float], object] = lambda images, loss: None) -> TrainedEpoch:
-        """Trains on every image once; ``on_step`` hears each batch's number of images and loss."""
+        """Trains on every image once and recomputes BatchNorm's statistics.
+
+        ``on_step`` hears each batch's number of images and loss.
+        """
         self.model.train()
         self.train.sampler.epoch = self.epoch
         started = time.perf_counter()
@@ -177,7 +198,9 @@ class TrainingRun:
             loss_sum += loss * len(images)
             images_done += len(images)
             on_step(len(images), loss)
-        return TrainedEpoch(loss_sum / images_done, images_done, time.perf_counter() - started)
+        trained = TrainedEpoch(loss_sum / images_done, images_done, time.perf_counter() - started)
+        self.recompute_statistics()
+        return trained
 
     def finish_epoch(self, trained: TrainedEpoch, scores: Scores) -> EpochResult:
         """Adds a trained epoch and the val scores after it to the history."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 import segnet_ext
 from segnet_ext.data import CAMVID, ClassSet, Loader, MemoryDataset, camvid_dataset, synthetic_dataset
+from segnet_ext.data.images import normalize
 from segnet_ext.errors import InputError
 from segnet_ext.training import TrainingRun, evaluate, median_frequency_weights, segmentation_loss, sgd
 
@@ -109,6 +110,24 @@ def test_training_lowers_the_loss():
     losses = [run.run_epoch().loss for _ in range(6)]
     assert losses[-1] < 0.8 * losses[0]
     assert [result.epoch for result in run.history] == [1, 2, 3, 4, 5, 6]
+
+
+def test_statistics_are_those_of_the_trained_weights():
+    run = make_run(dropout=0.0)
+    run.train_epoch()
+    means = []
+    conv = run.model.encoder.stage1.conv
+    handle = conv.register_forward_hook(lambda _module, _inputs, output: means.append(output.mean((0, 2, 3))))
+    run.model.train()
+    with torch.no_grad():
+        for images, _ in run.train:
+            run.model(normalize(images))
+    handle.remove()
+    run = make_run(dropout=0.0)
+    run.train_epoch()
+    assert len(means) == len(run.train)
+    torch.testing.assert_close(run.model.encoder.stage1.bn.running_mean, torch.stack(means).mean(0))
+    assert run.model.encoder.stage1.bn.momentum == 0.1
 
 
 def test_resumed_run_is_bit_exact():

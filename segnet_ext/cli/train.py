@@ -150,9 +150,19 @@ def run(options: argparse.Namespace) -> int:
     try:
         _train(training, settings, options)
     except KeyboardInterrupt as interrupt:
-        kept = f"{options.out / 'last.pt'} holds epoch {training.epoch}" if training.epoch else "no epoch was finished"
-        raise KeyboardInterrupt(f"interrupted; {kept}") from interrupt
+        raise KeyboardInterrupt(f"interrupted; {_kept(options.out / 'last.pt')}") from interrupt
     return 0
+
+
+def _kept(last: Path) -> str:
+    """What an interrupted run can go on from, by the file itself: the interrupt may have come while it was written."""
+    from segnet_ext.checkpoint import read_checkpoint
+
+    if not last.exists():
+        return "no epoch was finished"
+    state = read_checkpoint(last).training
+    assert state is not None
+    return f"{last} holds epoch {len(state['run']['history'])}"
 
 
 def _saved_training(options: argparse.Namespace) -> dict[str, Any] | None:

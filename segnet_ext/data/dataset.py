@@ -167,6 +167,7 @@ class Loader:
         self, dataset: SegmentationDataset, batch_size: int, seed: int | None = None, workers: int = 0
     ) -> None:
         self.dataset = dataset
+        self.batch_size = batch_size
         self.sampler = EpochSampler(len(dataset), seed)
         self._batches = DataLoader(
             _Guarded(dataset),
