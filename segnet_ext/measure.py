@@ -81,7 +81,11 @@ def measure_apart(
     """``measure`` in a fresh process. ``implementation`` is ``ours`` or ``torch`` (``segnet_ext.reference``)."""
     arguments = [implementation, model, f"{size[0]}x{size[1]}", str(batch), str(threads or torch.get_num_threads())]
     done = subprocess.run(
-        [sys.executable, "-m", "segnet_ext.measure", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "segnet_ext.measure", *arguments],
+        cwd=Path(__file__).parents[1],  # not the caller's: in a source folder, that would import the sources
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         raise RuntimeError(f"measuring {implementation} {model} failed: {done.stderr.strip()}")

@@ -51,9 +51,9 @@ def failing(capsys):
 # ---- help and usage
 
 
-def test_version_and_help_in_a_process():
+def test_version_and_help_in_a_process(tmp_path):
     version = subprocess.run(
-        [sys.executable, "-m", "segnet_ext", "--version"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "segnet_ext", "--version"], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert version.stdout == f"segnet-ext {segnet_ext.__version__}\n"
 
@@ -230,6 +230,7 @@ def test_broken_pipe_is_silent(tmp_path, weights):
         stderr=subprocess.PIPE,
         text=True,
         check=False,
+        cwd=tmp_path,
     )
     os.close(writer)
     assert "Traceback" not in done.stderr

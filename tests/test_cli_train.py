@@ -212,6 +212,7 @@ def test_interrupt_keeps_the_last_checkpoint(camvid, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=tmp_path,
         start_new_session=True,
     )
     assert process.stdout is not None

@@ -20,6 +20,18 @@ from segnet_ext.ops import (
 )
 
 
+def run_apart(script: str, level: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python code at a SIMD level, away from the source folder: what is imported is what is installed."""
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "SEGNET_EXT_SIMD": level},
+        cwd=Path(sys.executable).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def every_result(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Outputs and gradients of every op, at sizes that are split over threads and leave remainders."""
     results = {}
@@ -88,8 +100,7 @@ def results_at_level(level: str, path: Path) -> dict[str, dict[str, torch.Tensor
         "dtypes = (torch.float64, torch.float32, torch.bfloat16)\n"
         f"torch.save({{str(dtype): every_result(dtype) for dtype in dtypes}}, {str(path)!r})\n"
     )
-    environment = {**os.environ, "SEGNET_EXT_SIMD": level}
-    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    run = run_apart(script, level)
     assert run.returncode == 0, run.stderr
     return torch.load(path, weights_only=True)
 
@@ -122,8 +133,7 @@ def _share_that_differs(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 def test_an_unknown_simd_level_is_refused():
     script = "import torch, segnet_ext.ops as ops\nops.max_pool2d_with_codes(torch.zeros(1, 4, 2, 2))"
-    environment = {**os.environ, "SEGNET_EXT_SIMD": "mmx"}
-    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    run = run_apart(script, "mmx")
     assert run.returncode != 0
     assert "SEGNET_EXT_SIMD must be one of" in run.stderr
     assert "mmx" in run.stderr

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import io
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,10 +152,39 @@ def run(options: argparse.Namespace) -> int:
     make_folder(options.out)
     _introduce(settings, model, train, val, weights)
     try:
-        _train(training, settings, options)
+        with _interrupts_between_steps() as check_interrupt:
+            _train(training, settings, options, check_interrupt)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(f"interrupted; {_kept(options.out / 'last.pt')}") from interrupt
     return 0
+
+
+@contextlib.contextmanager
+def _interrupts_between_steps() -> Iterator[Callable[[], None]]:
+    """Yields a function that raises KeyboardInterrupt if Ctrl-C came since; a second Ctrl-C raises it at once.
+
+    Raised wherever Python happens to be, it may be in a destructor, which loses it.
+    """
+    asked = False
+
+    def ask(signum: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check  # only the main thread hears signals
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _kept(last: Path) -> str:
@@ -251,12 +284,14 @@ def _introduce(
     _options.note(f"class weights: {shown}")
 
 
-def _train(training: TrainingRun, settings: Settings, options: argparse.Namespace) -> None:
+def _train(
+    training: TrainingRun, settings: Settings, options: argparse.Namespace, check_interrupt: Callable[[], None]
+) -> None:
     if training.epoch >= options.epochs:
         done = f"{options.out / 'last.pt'} already has {training.epoch} epochs"
         _options.note(f"{done}; nothing to do for --epochs {options.epochs}")
     while training.epoch < options.epochs:
-        result = _run_epoch(training, options.epochs)
+        result = _run_epoch(training, options.epochs, check_interrupt)
         _save(training, settings, options.out)
         print(
             f"epoch {result.epoch:3}/{options.epochs}  loss {result.loss:.4f}  "
@@ -267,7 +302,7 @@ def _train(training: TrainingRun, settings: Settings, options: argparse.Namespac
         )
 
 
-def _run_epoch(training: TrainingRun, epochs: int) -> EpochResult:
+def _run_epoch(training: TrainingRun, epochs: int, check_interrupt: Callable[[], None]) -> EpochResult:
     from segnet_ext.training import evaluate
 
     label = f"epoch {training.epoch + 1}/{epochs}"
@@ -279,10 +314,16 @@ def _run_epoch(training: TrainingRun, epochs: int) -> EpochResult:
             mean = loss if mean is None else 0.95 * mean + 0.05 * loss
             bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
             bar.update(images)
+            check_interrupt()
 
         trained = training.train_epoch(on_step)
     with _options.progress_bar(len(training.val.dataset), f"{label} val") as bar:
-        scores = evaluate(training.model, training.val, bar.update)
+
+        def on_batch(images: int) -> None:
+            bar.update(images)
+            check_interrupt()
+
+        scores = evaluate(training.model, training.val, on_batch)
     return training.finish_epoch(trained, scores)
 
 
