@@ -86,20 +86,31 @@ struct GradWeightBlocks {
   }
 };
 
+// A transpose of [K, C * taps] to [C * taps, width] for each block of K, a few input channels at a time: their part of
+// the result stays in L1 while each of its columns is read in one run.
 struct PackWeight {
+  static constexpr int64_t kRows = 64;
+
   template <class scalar_t>
   static void run(const Shape& s, const ChannelBlocks& blocks, bool flip, const void* weight, void* packed) {
     using acc_t = acc_type<scalar_t>;
-    const auto* from = static_cast<const scalar_t*>(weight);
-    auto* to = static_cast<acc_t*>(packed);
-    const int64_t taps = s.taps();
+    const int64_t taps = s.taps(), width = blocks.width;
+    const int64_t step = std::max<int64_t>(1, kRows / taps);
     for (int64_t block = 0; block < blocks.count; ++block) {
-      for (int64_t c = 0; c < s.in_channels; ++c) {
-        for (int64_t tap = 0; tap < taps; ++tap) {
-          for (int64_t lane = 0; lane < blocks.width; ++lane) {
-            const int64_t k = block * blocks.width + lane;
-            const int64_t from_tap = flip ? taps - 1 - tap : tap;
-            *to++ = k < s.out_channels ? load<1>(from + (k * s.in_channels + c) * taps + from_tap)[0] : acc_t(0);
+      const int64_t channels = std::min(width, s.out_channels - block * width);
+      for (int64_t c = 0; c < s.in_channels; c += step) {
+        const int64_t rows = std::min(step, s.in_channels - c) * taps;
+        auto* to = static_cast<acc_t*>(packed) + (block * s.in_channels + c) * taps * width;
+        if (channels < width) {
+          std::fill_n(to, rows * width, acc_t(0));
+        }
+        for (int64_t lane = 0; lane < channels; ++lane) {
+          const auto* from = static_cast<const scalar_t*>(weight) + ((block * width + lane) * s.in_channels + c) * taps;
+          for (int64_t row = 0; row < rows; row += taps) {
+            for (int64_t tap = 0; tap < taps; ++tap) {
+              const int64_t from_tap = flip ? taps - 1 - tap : tap;
+              to[(row + tap) * width + lane] = load<1>(from + row + from_tap)[0];
+            }
           }
         }
       }
