@@ -41,7 +41,8 @@ class ModelType:
 MODEL_TYPES = {
     model.name: model
     for model in (
-        ModelType("segnet-basic", minimum_size=16, default_lr=0.1),
+        # A twentieth of the authors': at batches of 4, larger steps make val mIoU fall again after the first epoch.
+        ModelType("segnet-basic", minimum_size=16, default_lr=0.005),
         ModelType("segnet", minimum_size=32, default_lr=0.02),
     )
 }

@@ -83,7 +83,7 @@ def add_parser(commands: Any) -> None:
         "--lr",
         type=_options.positive,
         metavar="LR",
-        help="learning rate (default: 0.1 for segnet-basic, 0.02 for segnet)",
+        help="learning rate (default: 0.005 for segnet-basic, 0.02 for segnet)",
     )
     parser.add_argument("--momentum", type=_options.fraction, metavar="M", help="SGD momentum (default: 0.9)")
     parser.add_argument(
