@@ -1,0 +1,23 @@
+// From run-time values to the kernels compiled for them.
+#pragma once
+
+#include "segnet_ext/dtypes.h"
+
+namespace segnet_ext::cuda {
+
+// Calls body(element) with a value of the element type that `dtype` stands for.
+template <class Body>
+void call_for_dtype(DType dtype, const Body& body) {
+  switch (dtype) {
+    case DType::kFloat:
+      return body(float{});
+    case DType::kDouble:
+      return body(double{});
+    case DType::kBFloat16:
+      return body(bfloat16{});
+    case DType::kHalf:
+      return body(half{});
+  }
+}
+
+}  // namespace segnet_ext::cuda

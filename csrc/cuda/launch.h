@@ -1,0 +1,73 @@
+// How kernels are started: on a CUDA stream, or by the tests' executor on the host.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "cuda/platform.cuh"
+
+namespace segnet_ext::cuda {
+
+struct LaunchConfig {
+  dim3 grid, block;
+  size_t shared_bytes = 0;  // dynamic
+};
+
+// The x extent of a grid, checked against CUDA's limit.
+inline unsigned grid_size(int64_t blocks) {
+  if (blocks < 1 || blocks > 0x7fffffff) {
+    throw std::runtime_error("a CUDA grid must have 1 to 2147483647 blocks, got " + std::to_string(blocks) +
+                             ": the map is too large");
+  }
+  return static_cast<unsigned>(blocks);
+}
+
+// Starts kernels one after another in one place; what it asks the device for decides how they are tiled.
+class Launcher {
+ public:
+#if defined(__CUDACC__)
+  Launcher(cudaStream_t stream, int arch, int64_t shared_limit)
+      : stream_(stream), arch_(arch), shared_limit_(shared_limit) {}
+#else
+  Launcher(int arch, int64_t shared_limit) : arch_(arch), shared_limit_(shared_limit) {}
+#endif
+
+  int arch() const { return arch_; }                      // compute capability, 75 for 7.5
+  int64_t shared_limit() const { return shared_limit_; }  // bytes of shared memory that a block may ask for
+
+  template <class Params>
+  void operator()(void (*kernel)(Params), const LaunchConfig& config, const Params& params) const {
+#if defined(__CUDACC__)
+    constexpr size_t kWithoutAsking = 48 << 10;
+    if (config.shared_bytes > kWithoutAsking) {
+      check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(config.shared_bytes)));
+    }
+    kernel<<<config.grid, config.block, config.shared_bytes, stream_>>>(params);
+    check(cudaGetLastError());
+#else
+    if (static_cast<int64_t>(config.shared_bytes) > shared_limit_) {
+      throw std::runtime_error("a kernel asks for more shared memory than the device has: " +
+                               std::to_string(config.shared_bytes));
+    }
+    host_cuda::launch(config.grid, config.block, config.shared_bytes, [&] { kernel(params); });
+#endif
+  }
+
+ private:
+#if defined(__CUDACC__)
+  static void check(cudaError_t error) {
+    if (error != cudaSuccess) {
+      throw std::runtime_error(std::string("CUDA kernel launch failed: ") + cudaGetErrorString(error));
+    }
+  }
+
+  cudaStream_t stream_;
+#endif
+  int arch_;
+  int64_t shared_limit_;
+};
+
+}  // namespace segnet_ext::cuda

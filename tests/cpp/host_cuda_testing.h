@@ -1,0 +1,76 @@
+// What the tests of kernels on the host executor share.
+#pragma once
+
+#include <memory>
+
+#include "cuda/launch.h"
+#include "testing.h"
+
+namespace segnet_ext::testing {
+
+inline const char* name_of(host_cuda::FaultKind kind) {
+  constexpr const char* kNames[] = {"launch",        "race",      "unwritten", "in flight",  "shared bounds",
+                                    "global bounds", "read only", "local",     "misaligned", "barrier",
+                                    "warp",          "metadata",  "schedule",  "exception"};
+  return kNames[static_cast<int>(kind)];
+}
+
+// Runs what must end in the given fault, and shows what was said.
+template <class Run>
+void expect_fault(const char* what, host_cuda::FaultKind kind, const Run& run) {
+  try {
+    run();
+  } catch (const host_cuda::Fault& fault) {
+    CHECK(fault.kind() == kind, "%s: found %s instead of %s: %s", what, name_of(fault.kind()), name_of(kind),
+          fault.what());
+    std::printf("%s: %s\n", what, fault.what());
+    return;
+  }
+  CHECK(false, "%s was not found", what);
+}
+
+inline cuda::Launcher launcher() {
+  return cuda::Launcher(host_cuda::device().arch, host_cuda::device().shared_limit);
+}
+
+// What the planted kernels work on: 64 floats each, which hold their index.
+struct Arrays {
+  Buffer<float> input{64}, output{64};
+  std::unique_ptr<host_cuda::Buffers> buffers = std::make_unique<host_cuda::Buffers>();
+  const float* in = input.data();
+  float* out = output.data();
+
+  Arrays() {
+    for (int i = 0; i < 64; ++i) {
+      input[i] = static_cast<float>(i);
+    }
+    buffers->read(in, 64 * sizeof(float), "input");
+    buffers->write(out, 64 * sizeof(float), "output");
+  }
+};
+
+// The body runs in one block of 64 threads with 256 bytes of shared memory.
+template <class Body>
+void expect(const char* what, host_cuda::FaultKind kind, const Body& body) {
+  Arrays arrays;
+  expect_fault(what, kind, [&] {
+    host_cuda::launch(1, 64, 256, [&] {
+      SEGNET_DYNAMIC_SHARED(shared);
+      body(static_cast<int>(threadIdx.x), reinterpret_cast<float*>(shared), arrays.in, arrays.out);
+    });
+  });
+}
+template <class Body>
+void expect_no_fault(const char* what, const Body& body) {
+  Arrays arrays;
+  try {
+    host_cuda::launch(1, 64, 256, [&] {
+      SEGNET_DYNAMIC_SHARED(shared);
+      body(static_cast<int>(threadIdx.x), reinterpret_cast<float*>(shared), arrays.in, arrays.out);
+    });
+  } catch (const host_cuda::Fault& fault) {
+    CHECK(false, "%s: %s", what, fault.what());
+  }
+}
+
+}  // namespace segnet_ext::testing
