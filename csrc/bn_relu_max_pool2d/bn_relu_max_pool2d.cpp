@@ -1,13 +1,12 @@
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/ones.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
+#include "common/dispatch.h"
 #include "max_pool2d_with_codes/max_pool2d_with_codes.h"
 #include "segnet_ext/checks.h"
-#include "segnet_ext/elementwise.h"
 
 namespace segnet_ext {
 namespace {
@@ -29,33 +28,15 @@ at::Tensor channel_vector(const char* name, const at::Tensor& tensor, const at::
   return tensor.to(acc).contiguous();
 }
 
-template <class acc_t>
-void fill_affine(Affine& affine, const at::Tensor& var, const at::Tensor& weight, const at::Tensor& bias, double eps) {
-  const auto* mean = affine.mean.const_data_ptr<acc_t>();
-  for (int64_t c = 0; c < var.numel(); ++c) {
-    const acc_t invstd = acc_t(1) / std::sqrt(var.const_data_ptr<acc_t>()[c] + static_cast<acc_t>(eps));
-    const auto channel =
-        batch_norm_affine<acc_t>(mean[c], invstd, weight.const_data_ptr<acc_t>()[c], bias.const_data_ptr<acc_t>()[c]);
-    affine.invstd.mutable_data_ptr<acc_t>()[c] = invstd;
-    affine.scale.mutable_data_ptr<acc_t>()[c] = channel.scale;
-    affine.shift.mutable_data_ptr<acc_t>()[c] = channel.shift;
-  }
-}
-
 Affine make_affine(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                    const std::optional<at::Tensor>& bias, const at::Tensor& mean, const at::Tensor& var, double eps) {
-  const int64_t channels = input.size(1);
   const auto options = input.options().dtype(acc_scalar_type(input.scalar_type()));
-  Affine affine{channel_vector("running_mean", mean, input), at::empty({channels}, options),
-                at::empty({channels}, options), at::empty({channels}, options)};
+  const auto empty = [&] { return at::empty({input.size(1)}, options); };
+  Affine affine{channel_vector("running_mean", mean, input), empty(), empty(), empty()};
   const at::Tensor variance = channel_vector("running_var", var, input);
-  const at::Tensor gain = weight ? channel_vector("weight", *weight, input) : at::ones({channels}, options);
-  const at::Tensor offset = bias ? channel_vector("bias", *bias, input) : at::zeros({channels}, options);
-  if (options.dtype() == at::kDouble) {
-    fill_affine<double>(affine, variance, gain, offset, eps);
-  } else {
-    fill_affine<float>(affine, variance, gain, offset, eps);
-  }
+  const at::Tensor gain = weight ? channel_vector("weight", *weight, input) : at::Tensor();
+  const at::Tensor offset = bias ? channel_vector("bias", *bias, input) : at::Tensor();
+  SEGNET_DISPATCH(input, bn_relu_max_pool2d::fill_affine, affine, variance, gain, offset, eps);
   return affine;
 }
 
@@ -73,7 +54,7 @@ std::tuple<at::Tensor, at::Tensor> bn_relu_max_pool2d_stats(const at::Tensor& in
     return {at::zeros({map.size(1)}, options), at::zeros({map.size(1)}, options)};
   }
   at::Tensor mean = at::empty({map.size(1)}, options), var = at::empty({map.size(1)}, options);
-  bn_relu_max_pool2d::stats_cpu(map, mean, var);
+  SEGNET_DISPATCH(map, bn_relu_max_pool2d::stats, map, mean, var);
   return {mean, var};
 }
 
@@ -90,7 +71,7 @@ std::tuple<at::Tensor, at::Tensor> bn_relu_max_pool2d_forward(const at::Tensor& 
   at::Tensor output = empty_output(map, shape.pooled_height, shape.pooled_width);
   at::Tensor codes = empty_codes(map, shape);
   if (output.numel() > 0) {
-    bn_relu_max_pool2d::forward_cpu(shape, map, affine, output, codes);
+    SEGNET_DISPATCH(map, bn_relu_max_pool2d::forward, shape, map, affine, output, codes);
   }
   return {output, codes};
 }
@@ -112,12 +93,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_max_pool2d_backward(
   const at::Tensor map = input.contiguous(at::MemoryFormat::ChannelsLast);
   const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor grad_input = empty_output(map, shape.height, shape.width);
-  at::Tensor grad_weight = at::zeros({shape.channels}, affine.mean.options());
-  at::Tensor grad_bias = at::zeros({shape.channels}, affine.mean.options());
-  if (grad.numel() > 0) {
-    bn_relu_max_pool2d::backward_cpu(shape, grad, map, codes, affine, batch_statistics, grad_input, grad_weight,
-                                     grad_bias);
+  if (grad.numel() == 0) {
+    return {grad_input, at::zeros({shape.channels}, affine.mean.options()),
+            at::zeros({shape.channels}, affine.mean.options())};
   }
+  at::Tensor grad_weight = at::empty_like(affine.mean), grad_bias = at::empty_like(affine.mean);
+  SEGNET_DISPATCH(map, bn_relu_max_pool2d::backward, shape, grad, map, codes, affine, batch_statistics, grad_input,
+                  grad_weight, grad_bias);
   return {grad_input, grad_weight, grad_bias};
 }
 

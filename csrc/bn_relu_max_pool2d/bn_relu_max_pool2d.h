@@ -34,13 +34,25 @@ struct Affine {
   at::Tensor mean, invstd, scale, shift;
 };
 
-// CPU: all maps channels_last, codes contiguous, nothing empty.
+// All maps channels_last, codes contiguous, nothing empty.
 void stats_cpu(const at::Tensor& input, at::Tensor& mean, at::Tensor& var);
+// Fills what `affine` has beside the mean. An undefined weight stands for ones, an undefined bias for zeros.
+void fill_affine_cpu(Affine& affine, const at::Tensor& var, const at::Tensor& weight, const at::Tensor& bias,
+                     double eps);
 void forward_cpu(const PoolShape& shape, const at::Tensor& input, const Affine& affine, at::Tensor& output,
                  at::Tensor& codes);
 void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const at::Tensor& input,
                   const at::Tensor& codes, const Affine& affine, bool batch_statistics, at::Tensor& grad_input,
                   at::Tensor& grad_weight, at::Tensor& grad_bias);
+
+void stats_cuda(const at::Tensor& input, at::Tensor& mean, at::Tensor& var);
+void fill_affine_cuda(Affine& affine, const at::Tensor& var, const at::Tensor& weight, const at::Tensor& bias,
+                      double eps);
+void forward_cuda(const PoolShape& shape, const at::Tensor& input, const Affine& affine, at::Tensor& output,
+                  at::Tensor& codes);
+void backward_cuda(const PoolShape& shape, const at::Tensor& grad_output, const at::Tensor& input,
+                   const at::Tensor& codes, const Affine& affine, bool batch_statistics, at::Tensor& grad_input,
+                   at::Tensor& grad_weight, at::Tensor& grad_bias);
 
 }  // namespace bn_relu_max_pool2d
 }  // namespace segnet_ext

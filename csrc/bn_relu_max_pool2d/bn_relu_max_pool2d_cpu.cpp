@@ -5,6 +5,7 @@
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d_cpu_kernel.h"
 #include "common/parallel.h"
 #include "segnet_ext/checks.h"
+#include "segnet_ext/elementwise.h"
 
 namespace segnet_ext::bn_relu_max_pool2d {
 namespace {
@@ -26,11 +27,25 @@ void merge_sums(const BackwardParams& p, const at::Tensor& invstd, at::Tensor& g
       sum += p.partial_sum[part * p.shape.channels + c];
       product += p.partial_product[part * p.shape.channels + c];
     }
-    const double inv = invstd.const_data_ptr<acc_t>()[c];
-    grad_bias.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(sum);
-    grad_weight.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(product * inv);
-    grad_mean.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(sum / values);
-    projection.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(product * inv * inv / values);
+    const BatchNormGrads grads = batch_norm_grads(sum, product, invstd.const_data_ptr<acc_t>()[c], values);
+    grad_weight.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(grads.weight);
+    grad_bias.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(grads.bias);
+    grad_mean.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(grads.mean);
+    projection.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(grads.projection);
+  }
+}
+
+template <class acc_t>
+void fill_affine(Affine& affine, const at::Tensor& var, const at::Tensor& weight, const at::Tensor& bias, double eps) {
+  const auto* mean = affine.mean.const_data_ptr<acc_t>();
+  for (int64_t c = 0; c < var.numel(); ++c) {
+    const acc_t invstd = batch_norm_invstd(var.const_data_ptr<acc_t>()[c], static_cast<acc_t>(eps));
+    const acc_t gain = weight.defined() ? weight.const_data_ptr<acc_t>()[c] : acc_t(1);
+    const acc_t offset = bias.defined() ? bias.const_data_ptr<acc_t>()[c] : acc_t(0);
+    const BatchNormAffine<acc_t> channel = batch_norm_affine(mean[c], invstd, gain, offset);
+    affine.invstd.mutable_data_ptr<acc_t>()[c] = invstd;
+    affine.scale.mutable_data_ptr<acc_t>()[c] = channel.scale;
+    affine.shift.mutable_data_ptr<acc_t>()[c] = channel.shift;
   }
 }
 
@@ -46,6 +61,15 @@ void stats_cpu(const at::Tensor& input, at::Tensor& mean, at::Tensor& var) {
                            parts,  partial_sum, partial_sum + parts * channels};
   parallel_tasks(parts, kGrainElements, [&](int64_t begin, int64_t end) { stats(dtype, params, begin, end); });
   merge_stats(dtype, params, mean.mutable_data_ptr(), var.mutable_data_ptr());
+}
+
+void fill_affine_cpu(Affine& affine, const at::Tensor& var, const at::Tensor& weight, const at::Tensor& bias,
+                     double eps) {
+  if (var.scalar_type() == at::kDouble) {
+    fill_affine<double>(affine, var, weight, bias, eps);
+  } else {
+    fill_affine<float>(affine, var, weight, bias, eps);
+  }
 }
 
 void forward_cpu(const PoolShape& shape, const at::Tensor& input, const Affine& affine, at::Tensor& output,

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include "common/dispatch.h"
 #include "common/pool_shape.h"
 #include "segnet_ext/checks.h"
 
@@ -16,14 +17,14 @@ at::Tensor codes_to_indices(const at::Tensor& codes, at::IntArrayRef input_size)
   TORCH_CHECK_VALUE(batch >= 0 && channels > 0 && fits_pool(codes.size(1), height) && fits_pool(codes.size(2), width),
                     op, ": input_size must be the (N, C, H, W) of the map whose pool gave codes of shape ",
                     codes.sizes(), ", got ", input_size);
-  TORCH_CHECK(codes.device().is_cpu(), op, ": codes must be on a device that this build has kernels for (cpu), got ",
-              codes.device());
+  TORCH_CHECK(has_kernels_for(codes), op, ": codes must be on a device that this build has kernels for (", kDevicesText,
+              "), got ", codes.device());
   check_codes(op, codes, codes.device(), batch, channels, codes.size(1), codes.size(2));
 
   at::Tensor indices = at::empty({batch, channels, codes.size(1), codes.size(2)},
                                  codes.options().dtype(at::kLong).memory_format(at::MemoryFormat::ChannelsLast));
   if (indices.numel() > 0) {
-    codes_to_indices_impl::run_cpu(codes, input_size, indices);
+    SEGNET_DISPATCH(codes, codes_to_indices_impl::run, codes, input_size, indices);
   }
   return indices;
 }

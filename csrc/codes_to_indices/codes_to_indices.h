@@ -10,6 +10,7 @@ at::Tensor codes_to_indices(const at::Tensor& codes, at::IntArrayRef input_size)
 
 namespace codes_to_indices_impl {
 void run_cpu(const at::Tensor& codes, at::IntArrayRef input_size, at::Tensor& indices);
-}
+void run_cuda(const at::Tensor& codes, at::IntArrayRef input_size, at::Tensor& indices);
+}  // namespace codes_to_indices_impl
 
 }  // namespace segnet_ext

@@ -13,8 +13,7 @@ void run(const PoolShape& s, const uint8_t* codes, int64_t* indices, int64_t beg
       const uint8_t* from = codes + window * codes_bytes(s.channels);
       int64_t* to = indices + window * s.channels;
       for (int64_t c = 0; c < s.channels; ++c) {
-        const int code = get_code(from, c) & mask;
-        to[c] = (2 * oh + (code >> 1)) * s.width + 2 * ow + (code & 1);
+        to[c] = code_to_index(get_code(from, c) & mask, oh, ow, s.width);
       }
     }
   }

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include "common/dispatch.h"
 #include "common/pool_shape.h"
 #include "segnet_ext/checks.h"
 
@@ -12,8 +13,8 @@ at::Tensor indices_to_codes(const at::Tensor& indices, at::IntArrayRef input_siz
   TORCH_CHECK_VALUE(indices.dim() == 4, op, ": indices must have 4 dimensions (N, C, OH, OW), got ", indices.dim(),
                     " with shape ", indices.sizes());
   TORCH_CHECK_TYPE(indices.scalar_type() == at::kLong, op, ": indices must be int64, got ", indices.scalar_type());
-  TORCH_CHECK(indices.device().is_cpu(), op,
-              ": indices must be on a device that this build has kernels for (cpu), got ", indices.device());
+  TORCH_CHECK(has_kernels_for(indices), op, ": indices must be on a device that this build has kernels for (",
+              kDevicesText, "), got ", indices.device());
   TORCH_CHECK_VALUE(input_size.size() == 2 || input_size.size() == 4, op,
                     ": input_size must be (H, W) or (N, C, H, W), got ", input_size);
   const int64_t height = input_size[input_size.size() - 2], width = input_size[input_size.size() - 1];
@@ -26,8 +27,8 @@ at::Tensor indices_to_codes(const at::Tensor& indices, at::IntArrayRef input_siz
   at::Tensor codes =
       at::empty({map.size(0), map.size(2), map.size(3), codes_bytes(map.size(1))}, map.options().dtype(at::kByte));
   if (codes.numel() > 0) {
-    TORCH_CHECK_VALUE(indices_to_codes_impl::run_cpu(map, height, width, codes), op,
-                      ": indices must lie in their own 2x2 windows of a map of ", height, "x", width,
+    const bool valid = SEGNET_DISPATCH(map, indices_to_codes_impl::run, map, height, width, codes);
+    TORCH_CHECK_VALUE(valid, op, ": indices must lie in their own 2x2 windows of a map of ", height, "x", width,
                       ", got one that does not");
   }
   return codes;

@@ -11,6 +11,7 @@ at::Tensor indices_to_codes(const at::Tensor& indices, at::IntArrayRef input_siz
 namespace indices_to_codes_impl {
 // False where an index lies outside its own window.
 bool run_cpu(const at::Tensor& indices, int64_t height, int64_t width, at::Tensor& codes);
+bool run_cuda(const at::Tensor& indices, int64_t height, int64_t width, at::Tensor& codes);
 }  // namespace indices_to_codes_impl
 
 }  // namespace segnet_ext

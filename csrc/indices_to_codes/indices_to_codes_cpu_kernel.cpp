@@ -16,16 +16,11 @@ bool run(const PoolShape& s, const int64_t* indices, uint8_t* codes, int64_t beg
       uint8_t* to = codes + window * codes_bytes(s.channels);
       std::fill_n(to, codes_bytes(s.channels), uint8_t(0));
       for (int64_t c = 0; c < s.channels; ++c) {
-        const int64_t index = from[c];
-        // A negative index fails here: it must not reach the division, which rounds towards zero.
-        if (index < 0 || index >= s.height * s.width) {
+        const int code = index_to_code(from[c], oh, ow, rows, cols, s.width);
+        if (code < 0) {
           return false;
         }
-        const int64_t r = index / s.width - 2 * oh, q = index % s.width - 2 * ow;
-        if (r < 0 || r >= rows || q < 0 || q >= cols) {
-          return false;
-        }
-        to[c / kCodesPerByte] |= static_cast<uint8_t>((2 * r + q) << (2 * (c % kCodesPerByte)));
+        to[c / kCodesPerByte] |= static_cast<uint8_t>(code << (2 * (c % kCodesPerByte)));
       }
     }
   }

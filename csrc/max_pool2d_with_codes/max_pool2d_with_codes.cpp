@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include "common/dispatch.h"
 #include "segnet_ext/checks.h"
 
 namespace segnet_ext {
@@ -51,7 +52,7 @@ std::tuple<at::Tensor, at::Tensor> max_pool2d_with_codes_forward(const at::Tenso
   at::Tensor output = empty_output(map, shape.pooled_height, shape.pooled_width);
   at::Tensor codes = empty_codes(map, shape);
   if (output.numel() > 0) {
-    forward_cpu(shape, map, output, codes);
+    SEGNET_DISPATCH(map, forward, shape, map, output, codes);
   }
   return {output, codes};
 }
@@ -66,7 +67,7 @@ at::Tensor max_pool2d_with_codes_backward(const at::Tensor& grad_output, const a
   const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor grad_input = empty_output(grad, height, width);
   if (grad_input.numel() > 0) {
-    backward_cpu(shape, grad, codes, grad_input);
+    SEGNET_DISPATCH(grad, backward, shape, grad, codes, grad_input);
   }
   return grad_input;
 }

@@ -26,10 +26,13 @@ PoolShape unpool_shape(const char* op, const at::Tensor& pooled, int64_t height,
 at::Tensor empty_output(const at::Tensor& input, int64_t height, int64_t width);
 at::Tensor empty_codes(const at::Tensor& input, const PoolShape& shape);
 
-// CPU: all maps channels_last, codes contiguous, nothing empty.
+// All maps channels_last, codes contiguous, nothing empty.
 void forward_cpu(const PoolShape& shape, const at::Tensor& input, at::Tensor& output, at::Tensor& codes);
 void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const at::Tensor& codes,
                   at::Tensor& grad_input);
+void forward_cuda(const PoolShape& shape, const at::Tensor& input, at::Tensor& output, at::Tensor& codes);
+void backward_cuda(const PoolShape& shape, const at::Tensor& grad_output, const at::Tensor& codes,
+                   at::Tensor& grad_input);
 
 }  // namespace max_pool2d_with_codes
 }  // namespace segnet_ext

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
+#include "common/dispatch.h"
 #include "segnet_ext/codes.h"
 #include "segnet_ext/dtypes.h"
 
@@ -29,15 +30,16 @@ inline at::ScalarType acc_scalar_type(at::ScalarType type) {
   return type == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-// A floating map [N, C, H, W] on the CPU with at least one channel and one pixel; an empty batch is allowed.
+// A floating map [N, C, H, W] on a device with kernels, with at least one channel and one pixel; an empty batch is
+// allowed.
 inline void check_map(const char* op, const char* name, const at::Tensor& map) {
   TORCH_CHECK_VALUE(map.dim() == 4, op, ": ", name, " must have 4 dimensions (N, C, H, W), got ", map.dim(),
                     " with shape ", map.sizes());
   TORCH_CHECK_TYPE(map.scalar_type() == at::kFloat || map.scalar_type() == at::kDouble ||
                        map.scalar_type() == at::kBFloat16 || map.scalar_type() == at::kHalf,
                    op, ": ", name, " must be float32, float64, bfloat16 or float16, got ", map.scalar_type());
-  TORCH_CHECK(map.device().is_cpu(), op, ": ", name, " must be on a device that this build has kernels for (cpu), got ",
-              map.device());
+  TORCH_CHECK(has_kernels_for(map), op, ": ", name, " must be on a device that this build has kernels for (",
+              kDevicesText, "), got ", map.device());
   TORCH_CHECK_VALUE(map.size(1) > 0 && map.size(2) > 0 && map.size(3) > 0, op, ": ", name,
                     " must have at least one channel, row and column, got shape ", map.sizes());
 }

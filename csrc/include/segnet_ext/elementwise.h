@@ -1,8 +1,27 @@
 // The per-element mathematics of the operations, for scalars on the host and in CUDA.
 #pragma once
 
+#include <cmath>
+
 #include "segnet_ext/macros.h"
 
 namespace segnet_ext {
 #include "segnet_ext/elementwise.inl"
+
+// What is computed once a channel and so needs no SIMD.
+
+template <class T>
+SEGNET_HOST_DEVICE T batch_norm_invstd(T var, T eps) {
+  return T(1) / std::sqrt(var + eps);
+}
+
+// The gradients of a BatchNorm's weight and bias, and the two means of BatchNormInputGrad, from the sums over a channel
+// of the gradient and of gradient * (x - mean). `values` is the number of pixels, not only of those summed over.
+struct BatchNormGrads {
+  double weight, bias, mean, projection;
+};
+SEGNET_HOST_DEVICE BatchNormGrads batch_norm_grads(double sum, double product, double invstd, double values) {
+  return {product * invstd, sum, sum / values, product * invstd * invstd / values};
+}
+
 }  // namespace segnet_ext

@@ -1,0 +1,43 @@
+// What the kernels of bn_relu_max_pool2d are given, on every device: maps are channels_last, and arrays of [C] hold
+// acc_t, which is double for double maps and float for all others.
+#pragma once
+
+#include <cstdint>
+
+#include "common/pool_shape.h"
+#include "segnet_ext/dtypes.h"
+
+namespace segnet_ext::bn_relu_max_pool2d {
+
+struct ForwardParams {
+  PoolShape shape;
+  const void* input;  // [N, H, W, C]
+  const void* scale;  // [C]
+  const void* shift;  // [C]
+  void* output;       // [N, OH, OW, C]
+  uint8_t* codes;     // [N, OH, OW, ceil(C / 4)]
+};
+
+struct BackwardParams {
+  PoolShape shape;
+  const void* grad_output;  // [N, OH, OW, C]
+  const void* input;        // [N, H, W, C]
+  const uint8_t* codes;     // [N, OH, OW, ceil(C / 4)]
+  const void* mean;         // [C]
+  const void* scale;        // [C] weight * invstd
+  const void* shift;        // [C] bias - mean * scale
+
+  // The sums over winners. They are cut into parts by the sizes alone and merged in order, so that no result depends on
+  // how many threads there are.
+  int64_t parts;
+  double* partial_sum;      // [parts, C] sum of the gradient that reaches the normalised map
+  double* partial_product;  // [parts, C] sum of that gradient times (input - mean)
+
+  // grad_input
+  bool batch_statistics;   // whether mean and variance came from the batch, and so carry gradient
+  const void* grad_mean;   // [C] mean of the gradient that reaches the normalised map
+  const void* projection;  // [C] invstd^2 * mean of that gradient times (input - mean)
+  void* grad_input;        // [N, H, W, C]
+};
+
+}  // namespace segnet_ext::bn_relu_max_pool2d

@@ -1,0 +1,242 @@
+// CUDA kernels for what BatchNorm knows of a channel: batch statistics and the affine map made of them.
+#pragma once
+
+#include "common/tiling.cuh"
+#include "cuda/dispatch.h"
+#include "segnet_ext/elementwise.h"
+
+namespace segnet_ext::bn_relu_max_pool2d {
+
+// ---- mean and variance of each channel, in two stages -----------------------------------------------------------
+
+struct TwoStageStatsParams {
+  int64_t pixels, channels;
+  const void* input;      // [pixels, C]
+  int64_t parts;          // stats_tiling(...).blocks
+  void* partial_sum;      // [parts, C] of acc_t; of x - origin
+  void* partial_rest;     // [parts, C] of acc_t; what rounding took from partial_sum
+  void* partial_squares;  // [parts, C] of acc_t; of deviations from the part's mean
+  void* mean;             // [C] of acc_t
+  void* var;              // [C] of acc_t; biased
+};
+
+// A thread's pixels. Their squares are summed about one of themselves: with n values the deviation of that one is part
+// of the sum of squares, so the difference that remains to be taken loses at most a factor of n.
+constexpr cuda::ItemsPerThread kStatsPixelsPerThread{4, 64};
+
+// Blocks that a multiprocessor is to hold, each with four loads of 16 or 32 bytes a thread under way. 8 halfs or 4
+// doubles a thread need more than the 80 registers that a third block would leave them.
+template <class scalar_t>
+constexpr int kStatsBlocks = sizeof(scalar_t) == 4 ? 3 : 2;
+
+// Finishing kernels: a block has kMergeRows threads for each of kMergeChannels channels, 32 or 64 bytes of a row.
+constexpr int kMergeChannels = 8;
+constexpr int kMergeRows = 64;
+
+inline cuda::LaunchConfig merge_config(int64_t channels, size_t bytes_per_thread) {
+  constexpr int kThreads = kMergeChannels * kMergeRows;
+  return {dim3(cuda::grid_size((channels + kMergeChannels - 1) / kMergeChannels)), dim3(kThreads),
+          bytes_per_thread * kThreads};
+}
+
+template <class acc_t>
+SEGNET_DEVICE acc_t finite_or_zero(acc_t x) {
+  return x - x == acc_t(0) ? x : acc_t(0);
+}
+
+// What rounding took from sum = a + b (Knuth's two-sum); nothing where the sum is infinite.
+template <class acc_t>
+SEGNET_DEVICE acc_t sum_rest(acc_t a, acc_t b, acc_t sum) {
+  const acc_t added = sum - a;
+  return finite_or_zero((a - (sum - added)) + (b - added));
+}
+
+// Moments of several channels of a thread, and over how many values: what reduce_rows merges. The sums keep their
+// rounding errors apart: a mean near zero is the difference of the origin and of a sum of its size.
+template <class acc_t, int kChannels>
+struct MomentsOf {
+  static constexpr int kSum = 0, kRest = kChannels, kSquares = 2 * kChannels, kCount = 3 * kChannels;
+  static constexpr int kSize = kCount + 1;
+  acc_t values[kSize];
+
+  // other(i) is value i of other moments.
+  template <class Other>
+  SEGNET_DEVICE void merge(const Other& other) {
+    acc_t(&a)[kSize] = values;
+    const acc_t count = other(kCount);
+    if (count > acc_t(0)) {
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i) {
+        Moments<acc_t> moments{a[kSum + i], a[kSquares + i]};
+        const acc_t sum = other(kSum + i);
+        moments.merge(a[kCount], sum, other(kSquares + i), count);
+        a[kRest + i] += other(kRest + i) + sum_rest(a[kSum + i], sum, moments.sum);
+        a[kSum + i] = moments.sum;
+        a[kSquares + i] = moments.squares;
+      }
+      a[kCount] += count;
+    }
+  }
+};
+
+// All sums are of x - origin, where the origin is the channel's first value in the map: means of parts then differ by
+// about a deviation and not by rounding errors of a large mean.
+template <class scalar_t, bool kWhole>
+__global__ void __launch_bounds__(cuda::kTileThreads, kStatsBlocks<scalar_t>)
+    stats_kernel(cuda::Tiled<TwoStageStatsParams> params) {
+  using acc_t = acc_type<scalar_t>;
+  constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+  SEGNET_DYNAMIC_SHARED(shared);
+  const TwoStageStatsParams& p = params.op;
+  const cuda::TilePlace<kChannels> place(params.tiling);
+  const cuda::ChannelGroup<kChannels, kWhole> group(p.channels - place.channel);
+  const auto* input = static_cast<const scalar_t*>(p.input) + place.channel;
+
+  using Moments = MomentsOf<acc_t, kChannels>;
+  Moments moments{};
+  if (group.exists() && place.item < place.end) {
+    acc_t center[kChannels], sum[kChannels] = {}, squares[kChannels] = {};
+    const auto first = group.load(input + place.item * p.channels);
+#pragma unroll
+    for (int i = 0; i < kChannels; ++i) {
+      center[i] = finite_or_zero(cuda::to_acc(first[i]));
+    }
+    int count = 0;
+#pragma unroll 4
+    for (int64_t pixel = place.item; pixel < place.end; pixel += params.tiling.rows) {
+      const auto x = group.load(input + pixel * p.channels);
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i) {
+        const acc_t deviation = cuda::to_acc(x[i]) - center[i];
+        sum[i] += deviation;
+        squares[i] += deviation * deviation;
+      }
+      ++count;
+    }
+    const auto values = static_cast<acc_t>(count);
+    const auto origin = group.load(input);
+#pragma unroll
+    for (int i = 0; i < kChannels; ++i) {
+      moments.values[Moments::kSum + i] = sum[i] + values * (center[i] - finite_or_zero(cuda::to_acc(origin[i])));
+      moments.values[Moments::kSquares + i] = squares[i] - sum[i] * (sum[i] / values);
+    }
+    moments.values[Moments::kCount] = values;
+  }
+  cuda::reduce_rows(moments.values, place.row, params.tiling.rows, reinterpret_cast<acc_t*>(shared),
+                    [&](const auto& other) { moments.merge(other); });
+  if (place.row == 0 && group.exists()) {
+    cuda::Vector<acc_t, kChannels> sum, rest, squares;
+#pragma unroll
+    for (int i = 0; i < kChannels; ++i) {
+      sum[i] = moments.values[Moments::kSum + i];
+      rest[i] = moments.values[Moments::kRest + i];
+      squares[i] = moments.values[Moments::kSquares + i];
+    }
+    const int64_t to = (blockIdx.x / params.tiling.tiles) * p.channels + place.channel;
+    group.store(static_cast<acc_t*>(p.partial_sum) + to, sum);
+    group.store(static_cast<acc_t*>(p.partial_rest) + to, rest);
+    group.store(static_cast<acc_t*>(p.partial_squares) + to, squares);
+  }
+}
+
+struct MergeStatsParams {
+  TwoStageStatsParams stats;
+  int64_t pixels_per_part;
+};
+
+template <class scalar_t>
+__global__ void __launch_bounds__(kMergeChannels* kMergeRows) merge_stats_kernel(MergeStatsParams params) {
+  using acc_t = acc_type<scalar_t>;
+  SEGNET_DYNAMIC_SHARED(shared);
+  const TwoStageStatsParams& p = params.stats;
+  const int row = static_cast<int>(threadIdx.x) / kMergeChannels;
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * kMergeChannels + static_cast<int>(threadIdx.x) % kMergeChannels;
+
+  using Moments = MomentsOf<acc_t, 1>;
+  Moments moments{};
+  for (int64_t part = row; c < p.channels && part < p.parts; part += kMergeRows) {
+    const int64_t left = p.pixels - part * params.pixels_per_part, from = part * p.channels + c;
+    const acc_t other[Moments::kSize] = {
+        static_cast<const acc_t*>(p.partial_sum)[from], static_cast<const acc_t*>(p.partial_rest)[from],
+        static_cast<const acc_t*>(p.partial_squares)[from],
+        static_cast<acc_t>(left < params.pixels_per_part ? left : params.pixels_per_part)};
+    moments.merge([&](int i) { return other[i]; });
+  }
+  cuda::reduce_rows(moments.values, row, kMergeRows, reinterpret_cast<acc_t*>(shared),
+                    [&](const auto& other) { moments.merge(other); });
+  if (row == 0 && c < p.channels) {
+    const auto pixels = static_cast<double>(p.pixels);
+    const double origin = finite_or_zero(cuda::to_acc(static_cast<const scalar_t*>(p.input)[c]));
+    const double sum = static_cast<double>(moments.values[Moments::kSum]) + moments.values[Moments::kRest];
+    static_cast<acc_t*>(p.mean)[c] = static_cast<acc_t>(origin + sum / pixels);
+    static_cast<acc_t*>(p.var)[c] = static_cast<acc_t>(moments.values[Moments::kSquares] / pixels);
+  }
+}
+
+// How the statistics of a map are cut; its `blocks` is the number of parts.
+inline cuda::Tiling stats_tiling(DType dtype, int64_t pixels, int64_t channels,
+                                 int64_t threads_to_fill = cuda::kThreadsToFill) {
+  cuda::Tiling tiling{};
+  cuda::call_for_dtype(dtype, [&](auto element) {
+    tiling = cuda::make_tiling(pixels, channels, cuda::kGroupChannels<decltype(element)>, kStatsPixelsPerThread,
+                               threads_to_fill);
+  });
+  return tiling;
+}
+
+inline void launch_stats(const cuda::Launcher& launch, DType dtype, const TwoStageStatsParams& p,
+                         int64_t threads_to_fill = cuda::kThreadsToFill) {
+  cuda::call_for_dtype(dtype, [&](auto element) {
+    using scalar_t = decltype(element);
+    using acc_t = acc_type<scalar_t>;
+    constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+    const cuda::Tiling tiling = stats_tiling(dtype, p.pixels, p.channels, threads_to_fill);
+    const bool whole =
+        cuda::fits_vectors<kChannels>(p.channels, {p.input, p.partial_sum, p.partial_rest, p.partial_squares});
+    const size_t shared_bytes =
+        cuda::reduce_bytes<acc_t, MomentsOf<acc_t, kChannels>::kSize>(tiling.groups * tiling.rows);
+    launch(whole ? stats_kernel<scalar_t, true> : stats_kernel<scalar_t, false>, tiling.config(shared_bytes),
+           cuda::Tiled<TwoStageStatsParams>{p, tiling});
+    launch(merge_stats_kernel<scalar_t>,
+           merge_config(p.channels, cuda::reduce_bytes<acc_t, MomentsOf<acc_t, 1>::kSize>(1)),
+           MergeStatsParams{p, tiling.items_per_block});
+  });
+}
+
+// ---- statistics to an affine map --------------------------------------------------------------------------------
+
+struct AffineParams {
+  int64_t channels;
+  double eps;
+  const void* mean;  // all [C] of acc_t
+  const void* var;
+  const void* weight;  // null stands for ones
+  const void* bias;    // null stands for zeros
+  void* invstd;
+  void* scale;
+  void* shift;
+};
+
+constexpr int kAffineThreads = 128;
+
+template <class acc_t>
+__global__ void __launch_bounds__(kAffineThreads) affine_kernel(AffineParams p) {
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * kAffineThreads + threadIdx.x;
+  if (c < p.channels) {
+    const acc_t invstd = batch_norm_invstd(static_cast<const acc_t*>(p.var)[c], static_cast<acc_t>(p.eps));
+    const BatchNormAffine<acc_t> affine = batch_norm_affine(
+        static_cast<const acc_t*>(p.mean)[c], invstd, p.weight ? static_cast<const acc_t*>(p.weight)[c] : acc_t(1),
+        p.bias ? static_cast<const acc_t*>(p.bias)[c] : acc_t(0));
+    static_cast<acc_t*>(p.invstd)[c] = invstd;
+    static_cast<acc_t*>(p.scale)[c] = affine.scale;
+    static_cast<acc_t*>(p.shift)[c] = affine.shift;
+  }
+}
+
+inline void launch_affine(const cuda::Launcher& launch, DType dtype, const AffineParams& p) {
+  const cuda::LaunchConfig config{dim3(cuda::grid_size((p.channels + kAffineThreads - 1) / kAffineThreads)),
+                                  dim3(kAffineThreads)};
+  launch(dtype == DType::kDouble ? affine_kernel<double> : affine_kernel<float>, config, p);
+}
+
+}  // namespace segnet_ext::bn_relu_max_pool2d

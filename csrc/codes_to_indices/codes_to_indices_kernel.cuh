@@ -1,0 +1,49 @@
+// CUDA kernel of codes_to_indices and how it is launched.
+#pragma once
+
+#include "common/pool.cuh"
+
+namespace segnet_ext::codes_to_indices_impl {
+
+// A thread has the four channels of a code byte, and writes 32 bytes of indices for it.
+constexpr int kChannels = static_cast<int>(kCodesPerByte);
+constexpr cuda::ItemsPerThread kWindowsPerThread{1, 8};
+
+struct KernelParams {
+  PoolShape shape;
+  const uint8_t* codes;  // [N, OH, OW, ceil(C / 4)]
+  int64_t* indices;      // [N, OH, OW, C]
+};
+
+template <bool kWhole>
+__global__ void __launch_bounds__(cuda::kTileThreads) codes_to_indices_kernel(cuda::Tiled<KernelParams> params) {
+  const KernelParams& p = params.op;
+  const PoolShape& s = p.shape;
+  const cuda::TilePlace<kChannels> place(params.tiling);
+  const cuda::ChannelGroup<kChannels, kWhole> group(s.channels - place.channel);
+  if (!group.exists()) {
+    return;
+  }
+  cuda::Window window(s, place.item);
+  for (int64_t item = place.item; item < place.end; item += params.tiling.rows, window.advance(s, params.tiling.rows)) {
+    const uint8_t* from = p.codes + item * codes_bytes(s.channels) + place.channel / kCodesPerByte;
+    const unsigned codes = cuda::clip_codes(group.load_codes(from), window.rows(s), window.cols(s));
+    cuda::Vector<int64_t, kChannels> indices;
+#pragma unroll
+    for (int i = 0; i < kChannels; ++i) {
+      indices[i] = code_to_index(static_cast<int>(codes >> 2 * i & 3), window.oh, window.ow, s.width);
+    }
+    group.store(p.indices + item * s.channels + place.channel, indices);
+  }
+}
+
+inline void launch(const cuda::Launcher& launcher, const KernelParams& p,
+                   int64_t threads_to_fill = cuda::kThreadsToFill) {
+  const cuda::Tiling tiling = cuda::make_tiling(p.shape.pooled_rows() * p.shape.pooled_width, p.shape.channels,
+                                                kChannels, kWindowsPerThread, threads_to_fill);
+  const bool whole = cuda::fits_vectors<kChannels>(p.shape.channels, {p.indices}, p.codes);
+  launcher(whole ? codes_to_indices_kernel<true> : codes_to_indices_kernel<false>, tiling.config(),
+           cuda::Tiled<KernelParams>{p, tiling});
+}
+
+}  // namespace segnet_ext::codes_to_indices_impl

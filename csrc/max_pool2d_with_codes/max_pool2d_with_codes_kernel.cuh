@@ -1,0 +1,99 @@
+// CUDA kernels of max_pool2d_with_codes over channels_last maps, and how they are launched. Both touch every byte once.
+#pragma once
+
+#include "common/pool.cuh"
+#include "cuda/dispatch.h"
+#include "max_pool2d_with_codes/max_pool2d_with_codes_params.h"
+
+namespace segnet_ext::max_pool2d_with_codes {
+
+constexpr cuda::ItemsPerThread kWindowsPerThread{1, 8};
+
+template <class scalar_t>
+struct Identity {
+  SEGNET_DEVICE acc_type<scalar_t> operator()(int, scalar_t x) const { return cuda::to_acc(x); }
+};
+
+template <class scalar_t, bool kWhole>
+__global__ void __launch_bounds__(cuda::kTileThreads) forward_kernel(cuda::Tiled<ForwardParams> params) {
+  constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+  const ForwardParams& p = params.op;
+  const cuda::TilePlace<kChannels> place(params.tiling);
+  const cuda::ChannelGroup<kChannels, kWhole> group(p.shape.channels - place.channel);
+  if (group.exists()) {
+    cuda::pool_windows(p, params.tiling, place, group, static_cast<const scalar_t*>(p.input),
+                       static_cast<scalar_t*>(p.output), Identity<scalar_t>{});
+  }
+}
+
+// Gradients are moved, not computed with: bits_t is any type of the size of an element. A window's winner gets the
+// gradient, all other pixels zero.
+template <class bits_t, bool kWhole>
+__global__ void __launch_bounds__(cuda::kTileThreads) backward_kernel(cuda::Tiled<BackwardParams> params) {
+  constexpr int kChannels = cuda::kGroupChannels<bits_t>;
+  using Bits = cuda::Vector<bits_t, kChannels>;
+  const BackwardParams& p = params.op;
+  const PoolShape& s = p.shape;
+  const cuda::TilePlace<kChannels> place(params.tiling);
+  const cuda::ChannelGroup<kChannels, kWhole> group(s.channels - place.channel);
+  if (!group.exists()) {
+    return;
+  }
+  const int64_t row_stride = s.width * s.channels;
+  cuda::Window window(s, place.item);
+  for (int64_t item = place.item; item < place.end; item += params.tiling.rows, window.advance(s, params.tiling.rows)) {
+    const Bits grad = group.load(static_cast<const bits_t*>(p.grad_output) + item * s.channels + place.channel);
+    const int rows = window.rows(s), cols = window.cols(s);
+    const unsigned codes = cuda::clip_codes(
+        group.load_codes(p.codes + item * codes_bytes(s.channels) + place.channel / kCodesPerByte), rows, cols);
+    bits_t* corner = static_cast<bits_t*>(p.grad_input) + window.corner(s) + place.channel;
+    cuda::for_each_place(rows, cols, [&](int k, int row, int col) {
+      Bits kept;
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i) {
+        kept[i] = (codes >> 2 * i & 3) == static_cast<unsigned>(k) ? grad[i] : bits_t{};
+      }
+      group.store(corner + row * row_stride + col * s.channels, kept);
+    });
+    cuda::for_each_left_out(
+        s, window, [&](int row, int col) { group.store(corner + row * row_stride + col * s.channels, Bits{}); });
+  }
+}
+
+inline void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardParams& p,
+                           int64_t threads_to_fill = cuda::kThreadsToFill) {
+  cuda::call_for_dtype(dtype, [&](auto element) {
+    using scalar_t = decltype(element);
+    constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+    const cuda::Tiling tiling = cuda::make_tiling(p.shape.pooled_rows() * p.shape.pooled_width, p.shape.channels,
+                                                  kChannels, kWindowsPerThread, threads_to_fill);
+    const bool whole = cuda::fits_vectors<kChannels>(p.shape.channels, {p.input, p.output}, p.codes);
+    launch(whole ? forward_kernel<scalar_t, true> : forward_kernel<scalar_t, false>, tiling.config(),
+           cuda::Tiled<ForwardParams>{p, tiling});
+  });
+}
+
+template <class bits_t>
+void launch_backward_of(const cuda::Launcher& launch, const BackwardParams& p, int64_t threads_to_fill) {
+  constexpr int kChannels = cuda::kGroupChannels<bits_t>;
+  const cuda::Tiling tiling = cuda::make_tiling(p.shape.pooled_rows() * p.shape.pooled_width, p.shape.channels,
+                                                kChannels, kWindowsPerThread, threads_to_fill);
+  const bool whole = cuda::fits_vectors<kChannels>(p.shape.channels, {p.grad_output, p.grad_input}, p.codes);
+  launch(whole ? backward_kernel<bits_t, true> : backward_kernel<bits_t, false>, tiling.config(),
+         cuda::Tiled<BackwardParams>{p, tiling});
+}
+
+inline void launch_backward(const cuda::Launcher& launch, DType dtype, const BackwardParams& p,
+                            int64_t threads_to_fill = cuda::kThreadsToFill) {
+  switch (dtype) {
+    case DType::kDouble:
+      return launch_backward_of<uint64_t>(launch, p, threads_to_fill);
+    case DType::kFloat:
+      return launch_backward_of<uint32_t>(launch, p, threads_to_fill);
+    case DType::kBFloat16:
+    case DType::kHalf:
+      return launch_backward_of<uint16_t>(launch, p, threads_to_fill);
+  }
+}
+
+}  // namespace segnet_ext::max_pool2d_with_codes

@@ -1,0 +1,287 @@
+// The CUDA kernels of the pools and of the codes, executed on the host, against their definitions.
+#include <algorithm>
+
+#include "bn_relu_max_pool2d/bn_relu_max_pool2d_kernel.cuh"
+#include "codes_to_indices/codes_to_indices_kernel.cuh"
+#include "host_cuda_testing.h"
+#include "indices_to_codes/indices_to_codes_kernel.cuh"
+#include "max_pool2d_with_codes/max_pool2d_with_codes_kernel.cuh"
+#include "pools_problem.h"
+
+using namespace segnet_ext;
+using namespace segnet_ext::testing;
+
+namespace {
+
+// Groups narrower than a byte of codes, whole vectors, tails behind them; a tile of one group and of several.
+constexpr int64_t kChannelsTried[] = {1, 3, 4, 5, 8, 13, 64, 67};
+
+// What a launch is told the device can hold: as in use, and so little that every thread gets many items.
+constexpr int64_t kThreadsTried[] = {cuda::kThreadsToFill, 1};
+
+// Declares buffers and launches.
+class Device {
+ public:
+  template <class T>
+  const T* read(const Buffer<T>& buffer) {
+    buffers_.read(buffer.data(), static_cast<size_t>(buffer.size()) * sizeof(T), "read");
+    return buffer.data();
+  }
+  template <class T>
+  T* write(Buffer<T>& buffer) {
+    buffers_.write(buffer.data(), static_cast<size_t>(buffer.size()) * sizeof(T), "written");
+    return buffer.data();
+  }
+
+ private:
+  host_cuda::Buffers buffers_;
+};
+
+template <class T>
+constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
+template <>
+constexpr bfloat16 kNan<bfloat16>{0x7fc0};
+template <>
+constexpr half kNan<half>{0x7e00};
+
+template <class T>
+void max_pool(const PoolShape& s, int64_t threads, Random& random) {
+  auto input = integers<T>(s.pixels() * s.channels, random);
+  for (int64_t i = draw(random, 0, 20); i < input.size(); i += draw(random, 1, 40)) {
+    input[i] = kNan<T>;
+  }
+  Buffer<T> output(windows_of(s) * s.channels);
+  Buffer<uint8_t> codes(windows_of(s) * codes_bytes(s.channels));
+  Device device;
+  launch_forward(launcher(), Element<T>::kDType,
+                 max_pool2d_with_codes::ForwardParams{s, device.read(input), device.write(output), device.write(codes)},
+                 threads);
+  check_max_pool(s, input, output, codes);
+
+  const auto any = random_bytes(codes.size(), random);
+  const auto grad_output = integers<T>(output.size(), random);
+  Buffer<T> grad_input(input.size());
+  launch_backward(
+      launcher(), Element<T>::kDType,
+      max_pool2d_with_codes::BackwardParams{s, device.read(grad_output), device.read(any), device.write(grad_input)},
+      threads);
+  check_max_pool_backward(s, grad_output, any, grad_input);
+}
+
+template <class T>
+void fused_pool(const PoolShape& s, int64_t threads, Random& random) {
+  using acc_t = acc_type<T>;
+  namespace op = bn_relu_max_pool2d;
+  const FusedProblem<T> problem(s, random);
+  Device device;
+  device.read(problem.input);
+  device.read(problem.grad_output);
+  device.read(problem.codes);
+  device.read(problem.mean);
+  device.read(problem.scale);
+  device.read(problem.shift);
+
+  Buffer<T> output(windows_of(s) * s.channels);
+  Buffer<uint8_t> codes(windows_of(s) * codes_bytes(s.channels));
+  device.write(output);
+  device.write(codes);
+  launch_forward(launcher(), Element<T>::kDType, problem.forward(output, codes), threads);
+  problem.check_output(output, codes);
+
+  Buffer<acc_t> invstd(s.channels), grad_weight(s.channels), grad_bias(s.channels), grad_mean(s.channels);
+  Buffer<acc_t> projection(s.channels);
+  for (int64_t c = 0; c < s.channels; ++c) {
+    invstd[c] = acc_t(c % 3 == 0 ? 0.5 : 2);
+  }
+  Buffer<T> grad_input(problem.input.size());
+  op::MergeGradsParams params{};
+  params.backward = problem.backward();
+  params.backward.parts = op::backward_parts(Element<T>::kDType, s, threads);
+  Buffer<double> partial_sum(params.backward.parts * s.channels), partial_product(partial_sum.size());
+  params.backward.partial_sum = device.write(partial_sum);
+  params.backward.partial_product = device.write(partial_product);
+  params.invstd = device.read(invstd);
+  params.grad_weight = device.write(grad_weight);
+  params.grad_bias = device.write(grad_bias);
+  params.backward.grad_mean = params.grad_mean = device.write(grad_mean);
+  params.backward.projection = params.projection = device.write(projection);
+  params.backward.grad_input = device.write(grad_input);
+  params.backward.batch_statistics = draw(random, 0, 1) == 1;
+  launch_backward(launcher(), Element<T>::kDType, params, threads);
+  const auto pixels = static_cast<double>(s.pixels());
+  const auto check = [&](const char* name, acc_t actual, double expected) {
+    CHECK(std::abs(double(actual) - expected) <= 1e-6 * std::abs(expected), "%s %g, expected %g", name, double(actual),
+          expected);
+  };
+  for (int64_t c = 0; c < s.channels; ++c) {
+    const double sum = problem.sum[static_cast<size_t>(c)], product = problem.product[static_cast<size_t>(c)];
+    check("grad_bias", grad_bias[c], sum);
+    check("grad_weight", grad_weight[c], product * double(invstd[c]));
+    check("grad_mean", grad_mean[c], sum / pixels);
+    check("projection", projection[c], product * double(invstd[c]) * double(invstd[c]) / pixels);
+  }
+  const double tolerance = sizeof(T) > 2 ? 1e-6 : 1e-2;
+  problem.check_grad_input(params.backward.batch_statistics, grad_mean, projection, grad_input,
+                           params.backward.batch_statistics ? tolerance : 0);
+}
+
+// Integers, also far from zero, and one value alone among equals: none may lose more than a few roundings.
+template <class T>
+void stats(int64_t pixels, int64_t channels, int64_t threads, Random& random) {
+  using acc_t = acc_type<T>;
+  namespace op = bn_relu_max_pool2d;
+  Buffer<T> input(pixels * channels);
+  for (int64_t i = 0; i < input.size(); ++i) {
+    const bool far = sizeof(T) > 2 && i % channels % 3 == 1;
+    const bool alone = i % channels % 3 == 2;
+    const double value = static_cast<double>(draw(random, -2, 2));
+    input[i] = Element<T>::of(far ? 100000 + value / 4 : (alone ? (i < channels ? 64 : 1) : value));
+  }
+  Buffer<acc_t> mean(channels), var(channels);
+  op::TwoStageStatsParams params{};
+  params.pixels = pixels;
+  params.channels = channels;
+  params.parts = op::stats_tiling(Element<T>::kDType, pixels, channels, threads).blocks;
+  Buffer<acc_t> partial_sum(params.parts * channels), partial_rest(partial_sum.size());
+  Buffer<acc_t> partial_squares(partial_sum.size());
+  Device device;
+  params.input = device.read(input);
+  params.partial_sum = device.write(partial_sum);
+  params.partial_rest = device.write(partial_rest);
+  params.partial_squares = device.write(partial_squares);
+  params.mean = device.write(mean);
+  params.var = device.write(var);
+  launch_stats(launcher(), Element<T>::kDType, params, threads);
+  check_stats(pixels, input, mean, var, 2e-6);
+}
+
+template <class acc_t>
+void affine(int64_t channels, bool with_weight, Random& random) {
+  namespace op = bn_relu_max_pool2d;
+  const auto mean = integers<acc_t>(channels, random), weight = integers<acc_t>(channels, random);
+  const auto bias = integers<acc_t>(channels, random);
+  Buffer<acc_t> var(channels), invstd(channels), scale(channels), shift(channels);
+  for (int64_t c = 0; c < channels; ++c) {
+    var[c] = acc_t(c % 2 == 0 ? 3.75 : 15.75);
+  }
+  Device device;
+  const op::AffineParams params{channels,
+                                0.25,
+                                device.read(mean),
+                                device.read(var),
+                                with_weight ? device.read(weight) : nullptr,
+                                with_weight ? device.read(bias) : nullptr,
+                                device.write(invstd),
+                                device.write(scale),
+                                device.write(shift)};
+  launch_affine(launcher(), Element<acc_t>::kDType, params);
+  for (int64_t c = 0; c < channels; ++c) {
+    const acc_t expected = acc_t(c % 2 == 0 ? 0.5 : 0.25), gain = with_weight ? weight[c] : acc_t(1);
+    CHECK(invstd[c] == expected && scale[c] == gain * expected, "scale %g", double(scale[c]));
+    CHECK(shift[c] == (with_weight ? bias[c] : acc_t(0)) - mean[c] * scale[c], "shift %g", double(shift[c]));
+  }
+}
+
+bool to_codes(const PoolShape& s, const Buffer<int64_t>& indices, Buffer<uint8_t>& codes, int64_t threads) {
+  Buffer<int> outside(1);
+  Device device;
+  indices_to_codes_impl::launch(launcher(), {s, device.read(indices), device.write(codes), device.write(outside)},
+                                threads);
+  CHECK(outside[0] == 0 || outside[0] == 1, "flag %d", outside[0]);
+  return outside[0] == 0;
+}
+
+void code_indices(const PoolShape& s, int64_t threads, Random& random) {
+  const auto any = random_bytes(windows_of(s) * codes_bytes(s.channels), random);
+  Buffer<int64_t> indices(windows_of(s) * s.channels);
+  {
+    Device device;
+    codes_to_indices_impl::launch(launcher(), {s, device.read(any), device.write(indices)}, threads);
+  }
+  Buffer<uint8_t> codes(any.size());
+  CHECK(to_codes(s, indices, codes, threads), "indices are refused");
+  for_windows(s, [&](int64_t, int64_t oh, int64_t ow, int64_t c, int64_t window) {
+    int64_t row, col;
+    winner_of(any.data() + window * codes_bytes(s.channels), c, oh, ow, s.height, s.width, row, col);
+    CHECK(indices[window * s.channels + c] == row * s.width + col, "index of window %lld",
+          static_cast<long long>(window));
+    const int code = static_cast<int>(2 * (row - 2 * oh) + col - 2 * ow);
+    CHECK(get_code(codes.data() + window * codes_bytes(s.channels), c) == code, "code of window %lld",
+          static_cast<long long>(window));
+  });
+  const int64_t bytes = codes_bytes(s.channels);
+  for (int64_t window = 0; s.channels % 4 != 0 && window < windows_of(s); ++window) {
+    CHECK(codes[window * bytes + bytes - 1] >> 2 * (s.channels % 4) == 0, "pad bits");
+  }
+
+  const int64_t at = draw(random, 0, indices.size() - 1), index = indices[at];
+  const int64_t ow = at / s.channels % s.pooled_width, oh = at / s.channels / s.pooled_width % s.pooled_height;
+  const int64_t row = index / s.width, col = index % s.width;
+  std::vector<int64_t> wrong{
+      -1, INT64_MIN, INT64_MAX, s.height * s.width, (2 * oh - 1) * s.width + col, (2 * oh + 2) * s.width + col};
+  if (ow > 0) {
+    wrong.push_back(row * s.width + 2 * ow - 1);
+  }
+  wrong.push_back(row * s.width + 2 * ow + 2);
+  if (2 * ow + 1 == s.width && 2 * oh + 1 == s.height) {
+    wrong.push_back(index + 1);
+  }
+  for (const int64_t value : wrong) {
+    if (s.width > 2 || s.height * s.width <= value || value < 0) {  // where no other row of the window starts there
+      indices[at] = value;
+      CHECK(!to_codes(s, indices, codes, threads), "index %lld", static_cast<long long>(value));
+    }
+  }
+}
+
+// A buffer that starts one element after an aligned address: the vector accesses of whole channels must not be used.
+template <class T>
+void misaligned(Random& random) {
+  const PoolShape s{1, 16, 4, 6, 2, 3};
+  const auto storage = integers<T>(s.pixels() * s.channels + 1, random);
+  Buffer<T> output(windows_of(s) * s.channels), same_output(output.size());
+  Buffer<uint8_t> codes(windows_of(s) * codes_bytes(s.channels)), same_codes(codes.size());
+  Buffer<T> copy(storage.size() - 1);
+  std::copy_n(storage.data() + 1, copy.size(), copy.data());
+  Device device;
+  device.read(storage);
+  launch_forward(
+      launcher(), Element<T>::kDType,
+      max_pool2d_with_codes::ForwardParams{s, storage.data() + 1, device.write(output), device.write(codes)});
+  launch_forward(
+      launcher(), Element<T>::kDType,
+      max_pool2d_with_codes::ForwardParams{s, device.read(copy), device.write(same_output), device.write(same_codes)});
+  CHECK(output.same_bytes(same_output) && codes.same_bytes(same_codes), "the same values from another address");
+}
+
+}  // namespace
+
+int main() {
+  Random random(1);
+  for (const int64_t channels : kChannelsTried) {
+    for (const int64_t threads : kThreadsTried) {
+      for (int i = 0; i < 4; ++i) {
+        for_every_dtype([&](auto, auto zero) {
+          using T = decltype(zero);
+          max_pool<T>(random_shape(random, channels), threads, random);
+          fused_pool<T>(random_shape(random, channels), threads, random);
+          stats<T>(draw(random, 2, 300), channels, threads, random);
+        });
+        code_indices(random_shape(random, channels), threads, random);
+      }
+    }
+    affine<float>(channels, channels % 2 == 0, random);
+    affine<double>(channels, channels % 2 == 1, random);
+  }
+  for_every_dtype([&](auto, auto zero) {
+    using T = decltype(zero);
+    misaligned<T>(random);
+    // Several tiles of channels, the last of them narrower, and more rows than a block has.
+    max_pool<T>({1, 33 * cuda::kGroupChannels<T>, 2, 43, 1, 21}, 1, random);
+    fused_pool<T>({2, 33 * cuda::kGroupChannels<T>, 3, 42, 2, 21}, cuda::kThreadsToFill, random);
+    stats<T>(3000, 33 * cuda::kGroupChannels<T>, 1, random);
+    stats<T>(20000, 3, 1, random);
+  });
+  std::puts("ok");
+  return 0;
+}
