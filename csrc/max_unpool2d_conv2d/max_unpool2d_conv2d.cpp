@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include "common/dispatch.h"
 #include "max_pool2d_with_codes/max_pool2d_with_codes.h"
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d_shape.h"
 #include "segnet_ext/checks.h"
@@ -51,7 +52,7 @@ at::Tensor max_unpool2d_conv2d_forward(const at::Tensor& input, const at::Tensor
   if (output.numel() > 0) {
     const Shape shape{pool.batch, pool.channels, pool.pooled_height, pool.pooled_width, weight.size(0),
                       height,     width,         weight.size(2)};
-    max_unpool2d_conv2d::forward_cpu(shape, map, codes, weight.contiguous(), bias, relu, output);
+    SEGNET_DISPATCH(map, max_unpool2d_conv2d::forward, shape, map, codes, weight.contiguous(), bias, relu, output);
   }
   return output;
 }
@@ -73,7 +74,7 @@ at::Tensor max_unpool2d_conv2d_grad_input(const at::Tensor& grad_output, const a
   if (grad_input.numel() > 0) {
     const Shape shape{pool.batch,     pool.channels, pooled_height, pooled_width,
                       weight.size(0), pool.height,   pool.width,    weight.size(2)};
-    max_unpool2d_conv2d::grad_input_cpu(shape, grad, codes, weight.contiguous(), grad_input);
+    SEGNET_DISPATCH(grad, max_unpool2d_conv2d::grad_input, shape, grad, codes, weight.contiguous(), grad_input);
   }
   return grad_input;
 }
@@ -98,7 +99,7 @@ std::tuple<at::Tensor, at::Tensor> max_unpool2d_conv2d_grad_weight(const at::Ten
   at::Tensor grad_weight = at::zeros({shape.out_channels, shape.in_channels, kernel_size, kernel_size}, map.options());
   at::Tensor grad_bias = at::zeros({shape.out_channels}, map.options());
   if (grad.numel() > 0) {
-    max_unpool2d_conv2d::grad_weight_cpu(shape, grad, map, codes, grad_weight, grad_bias);
+    SEGNET_DISPATCH(map, max_unpool2d_conv2d::grad_weight, shape, grad, map, codes, grad_weight, grad_bias);
   }
   return {grad_weight, grad_bias};
 }

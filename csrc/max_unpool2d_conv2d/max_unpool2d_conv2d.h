@@ -25,13 +25,20 @@ namespace max_unpool2d_conv2d {
 
 struct Shape;
 
-// CPU: all maps channels_last, codes and weight contiguous, nothing empty.
+// All maps channels_last, codes and weight contiguous, nothing empty.
 void forward_cpu(const Shape& shape, const at::Tensor& input, const at::Tensor& codes, const at::Tensor& weight,
                  const std::optional<at::Tensor>& bias, bool relu, at::Tensor& output);
 void grad_input_cpu(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& codes,
                     const at::Tensor& weight, at::Tensor& grad_input);
 void grad_weight_cpu(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& input,
                      const at::Tensor& codes, at::Tensor& grad_weight, at::Tensor& grad_bias);
+
+void forward_cuda(const Shape& shape, const at::Tensor& input, const at::Tensor& codes, const at::Tensor& weight,
+                  const std::optional<at::Tensor>& bias, bool relu, at::Tensor& output);
+void grad_input_cuda(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& codes,
+                     const at::Tensor& weight, at::Tensor& grad_input);
+void grad_weight_cuda(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& input,
+                      const at::Tensor& codes, at::Tensor& grad_weight, at::Tensor& grad_bias);
 
 }  // namespace max_unpool2d_conv2d
 }  // namespace segnet_ext

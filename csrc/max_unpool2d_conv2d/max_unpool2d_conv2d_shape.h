@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "segnet_ext/macros.h"
+
 namespace segnet_ext::max_unpool2d_conv2d {
 
 struct Shape {
@@ -10,8 +12,8 @@ struct Shape {
   int64_t out_channels, height, width;
   int64_t kernel_size;  // odd; padding is kernel_size / 2
 
-  int64_t radius() const { return kernel_size / 2; }
-  int64_t taps() const { return kernel_size * kernel_size; }
+  SEGNET_HOST_DEVICE int64_t radius() const { return kernel_size / 2; }
+  SEGNET_HOST_DEVICE int64_t taps() const { return kernel_size * kernel_size; }
 };
 
 }  // namespace segnet_ext::max_unpool2d_conv2d

@@ -1,0 +1,312 @@
+// How the CUDA kernels of max_unpool2d_conv2d are chosen, sized and started.
+#pragma once
+
+#include <algorithm>
+
+#include "cuda/dispatch.h"
+#include "cuda/launch.h"
+#include "max_unpool2d_conv2d/max_unpool2d_conv2d_conv_kernel.cuh"
+#include "max_unpool2d_conv2d/max_unpool2d_conv2d_direct_kernel.cuh"
+#include "max_unpool2d_conv2d/max_unpool2d_conv2d_grad_weight_kernel.cuh"
+
+namespace segnet_ext::max_unpool2d_conv2d {
+
+enum class Direction { kForward, kGradInput };
+
+// Which multiplication an architecture has for a dtype.
+inline Math choose_math(DType dtype, int arch, bool allow_tf32) {
+  switch (dtype) {
+    case DType::kHalf:
+      return arch >= 80 ? Math::kTensorCores : Math::kTensorCores75;
+    case DType::kBFloat16:
+      return arch >= 80 ? Math::kTensorCores : Math::kMultiplyAdd;
+    case DType::kFloat:
+      return arch >= 80 && allow_tf32 ? Math::kTensorCores : Math::kMultiplyAdd;
+    case DType::kDouble:
+      break;
+  }
+  return Math::kMultiplyAdd;
+}
+
+// How a convolution is tiled. `wide` blocks compute 128 channels rather than 64.
+//
+// | math                | blocks | why |
+// |---------------------|--------|--------------------------------------------------------------------------------------|
+// | multiply-add        | narrow | limited by arithmetic, not by loads; in float64 half as many channels fit registers
+// | | tensor cores of 7.5 | narrow | a wide block of a 3x3 kernel takes 59 of 64 KiB of shared memory, of a 5x5 kernel
+// more | | tensor cores of 8.0 | wide   | from 128 channels on: the map is unpooled once for twice the products. As
+// long as there | |                     |        | are two blocks for each of the 108 multiprocessors of an A100; else
+// narrow, for more   |
+struct ConvPlan {
+  Math math;
+  bool wide;
+  bool direct;           // the tile does not fit: by definition, a thread an element
+  int64_t packed_bytes;  // of the prepared weights
+};
+
+template <class scalar_t, Math kMath, bool kWide>
+using ConvTraitsFor =
+    ConvTraits<scalar_t, kMath,
+               kMath == Math::kMultiplyAdd ? 16 * MathTraits<scalar_t, kMath>::kVec : (kWide ? 128 : 64)>;
+
+// Calls body(ConvTraits<...>{}) for what the plan stands for.
+template <class Body>
+void with_conv_traits(DType dtype, const ConvPlan& plan, const Body& body) {
+  switch (dtype) {
+    case DType::kHalf:
+      if (plan.math == Math::kTensorCores75) {
+        return body(ConvTraitsFor<half, Math::kTensorCores75, false>{});
+      }
+      return plan.wide ? body(ConvTraitsFor<half, Math::kTensorCores, true>{})
+                       : body(ConvTraitsFor<half, Math::kTensorCores, false>{});
+    case DType::kBFloat16:
+      if (plan.math == Math::kMultiplyAdd) {
+        return body(ConvTraitsFor<bfloat16, Math::kMultiplyAdd, false>{});
+      }
+      return plan.wide ? body(ConvTraitsFor<bfloat16, Math::kTensorCores, true>{})
+                       : body(ConvTraitsFor<bfloat16, Math::kTensorCores, false>{});
+    case DType::kFloat:
+      if (plan.math == Math::kMultiplyAdd) {
+        return body(ConvTraitsFor<float, Math::kMultiplyAdd, false>{});
+      }
+      return plan.wide ? body(ConvTraitsFor<float, Math::kTensorCores, true>{})
+                       : body(ConvTraitsFor<float, Math::kTensorCores, false>{});
+    case DType::kDouble:
+      return body(ConvTraitsFor<double, Math::kMultiplyAdd, false>{});
+  }
+}
+
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+struct ConvSizes {
+  int64_t channels, columns;  // summed over, and computed
+  int64_t chunks, column_blocks, tile_rows, tile_cols;
+  int64_t packed_elements;
+};
+
+template <class Traits>
+ConvSizes conv_sizes(const Shape& shape, Direction direction) {
+  ConvSizes sizes{};
+  sizes.channels = direction == Direction::kForward ? shape.in_channels : shape.out_channels;
+  sizes.columns = direction == Direction::kForward ? shape.out_channels : shape.in_channels;
+  sizes.chunks = ceil_div(sizes.channels, Traits::kChunk);
+  sizes.column_blocks = ceil_div(sizes.columns, Traits::kBlockN);
+  sizes.tile_rows = ceil_div(shape.height, Traits::kTileRows);
+  sizes.tile_cols = ceil_div(shape.width, Traits::kTileCols);
+  sizes.packed_elements = sizes.chunks * shape.taps() * sizes.column_blocks * Traits::kWeightElements;
+  return sizes;
+}
+
+inline ConvPlan plan_conv(const cuda::Launcher& launch, DType dtype, bool allow_tf32, const Shape& shape,
+                          Direction direction) {
+  constexpr int64_t kBlocksWanted = 216;
+  ConvPlan plan{choose_math(dtype, launch.arch(), allow_tf32), false, false, 0};
+  with_conv_traits(dtype, plan, [&](auto traits) {
+    using Narrow = decltype(traits);
+    const ConvSizes sizes = conv_sizes<Narrow>(shape, direction);
+    plan.wide = plan.math == Math::kTensorCores && sizes.columns >= 128 &&
+                shape.batch * sizes.tile_rows * sizes.tile_cols * ceil_div(sizes.columns, 128) >= kBlocksWanted;
+  });
+  with_conv_traits(dtype, plan, [&](auto traits) {
+    using Traits = decltype(traits);
+    plan.direct = Traits::shared_bytes(shape.kernel_size) > launch.shared_limit();
+    plan.packed_bytes =
+        conv_sizes<Traits>(shape, direction).packed_elements * static_cast<int64_t>(sizeof(typename Traits::shared_t));
+  });
+  return plan;
+}
+
+// Arguments of forward (map: the pooled map; result: [N, H, W, K]) and of grad_input (map: grad_output; result:
+// [N, OH, OW, C]; no bias, no relu).
+struct ConvArguments {
+  const void* map;
+  const uint8_t* codes;
+  const void* weight;  // [K, C, k, k]
+  const void* bias;    // [K] or null
+  bool relu;
+  void* result;
+  void* packed;  // workspace of plan.packed_bytes; not used by a direct plan
+};
+
+inline bool is_aligned(const void* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % cuda::kVectorBytes == 0;
+}
+
+template <class Traits, template <class> class Pass>
+void launch_tiled_conv(const cuda::Launcher& launch, const Shape& shape, Direction direction,
+                       const ConvArguments& arguments) {
+  const ConvSizes sizes = conv_sizes<Traits>(shape, direction);
+  PackParams pack{};
+  pack.shape = shape;
+  pack.flip = direction == Direction::kGradInput;
+  pack.weight = arguments.weight;
+  pack.packed = arguments.packed;
+  pack.column_blocks = static_cast<int>(sizes.column_blocks);
+  pack.elements = sizes.packed_elements;
+  launch(pack_weight_kernel<Traits>, {cuda::grid_size(ceil_div(pack.elements, kElementThreads)), kElementThreads, 0},
+         pack);
+
+  ConvParams params{};
+  params.shape = shape;
+  params.map = arguments.map;
+  params.codes = arguments.codes;
+  params.weight = arguments.packed;
+  params.bias = arguments.bias;
+  params.relu = arguments.relu;
+  params.result = arguments.result;
+  params.channels = static_cast<int>(sizes.channels);
+  params.chunks = static_cast<int>(sizes.chunks);
+  params.columns = static_cast<int>(sizes.columns);
+  params.column_blocks = static_cast<int>(sizes.column_blocks);
+  params.tile_rows = static_cast<int>(sizes.tile_rows);
+  params.tile_cols = static_cast<int>(sizes.tile_cols);
+  params.map_vectors = sizes.channels % Traits::kVec == 0 && is_aligned(arguments.map);
+  params.result_vectors = sizes.columns % Traits::kOutVec == 0 && is_aligned(arguments.result);
+  const int64_t blocks = shape.batch * sizes.tile_rows * sizes.tile_cols * sizes.column_blocks;
+  launch(convolve_kernel<Traits, Pass>,
+         {cuda::grid_size(blocks), Traits::kThreads, static_cast<size_t>(Traits::shared_bytes(shape.kernel_size))},
+         params);
+}
+
+inline void launch_conv(const cuda::Launcher& launch, DType dtype, const ConvPlan& plan, const Shape& shape,
+                        Direction direction, const ConvArguments& arguments) {
+  if (!plan.direct) {
+    return with_conv_traits(dtype, plan, [&](auto traits) {
+      using Traits = decltype(traits);
+      if (direction == Direction::kForward) {
+        launch_tiled_conv<Traits, Forward>(launch, shape, direction, arguments);
+      } else {
+        launch_tiled_conv<Traits, GradInput>(launch, shape, direction, arguments);
+      }
+    });
+  }
+  cuda::call_for_dtype(dtype, [&](auto scalar) {
+    using scalar_t = decltype(scalar);
+    const bool forward = direction == Direction::kForward;
+    const DirectParams params{shape,
+                              arguments.map,
+                              arguments.codes,
+                              arguments.weight,
+                              arguments.bias,
+                              arguments.relu,
+                              arguments.result,
+                              forward ? shape.batch * shape.height * shape.width * shape.out_channels
+                                      : shape.batch * shape.pooled_height * shape.pooled_width * shape.in_channels};
+    launch(forward ? forward_direct_kernel<scalar_t> : grad_input_direct_kernel<scalar_t>,
+           {cuda::grid_size(ceil_div(params.elements, kElementThreads)), kElementThreads, 0}, params);
+  });
+}
+
+template <class Body>
+void with_grad_weight_traits(DType dtype, Math math, const Body& body) {
+  switch (dtype) {
+    case DType::kHalf:
+      return math == Math::kTensorCores75 ? body(GradWeightTraits<half, Math::kTensorCores75>{})
+                                          : body(GradWeightTraits<half, Math::kTensorCores>{});
+    case DType::kBFloat16:
+      return math == Math::kMultiplyAdd ? body(GradWeightTraits<bfloat16, Math::kMultiplyAdd>{})
+                                        : body(GradWeightTraits<bfloat16, Math::kTensorCores>{});
+    case DType::kFloat:
+      return math == Math::kMultiplyAdd ? body(GradWeightTraits<float, Math::kMultiplyAdd>{})
+                                        : body(GradWeightTraits<float, Math::kTensorCores>{});
+    case DType::kDouble:
+      return body(GradWeightTraits<double, Math::kMultiplyAdd>{});
+  }
+}
+
+// How grad_weight is split. By the sizes alone, so that the order of its sums, and its result, is the same on every
+// GPU.
+struct GradWeightPlan {
+  Math math;
+  int64_t tile_rows, tile_cols, k_blocks, c_blocks, tap_groups, splits;
+  int64_t bias_parts;
+
+  int64_t partial_elements(const Shape& shape) const {
+    return splits * shape.taps() * shape.out_channels * shape.in_channels;
+  }
+};
+
+inline GradWeightPlan plan_grad_weight(const cuda::Launcher& launch, DType dtype, bool allow_tf32, const Shape& shape) {
+  constexpr int64_t kBlocksWanted = 512;          // about four for each multiprocessor of a large GPU
+  constexpr int64_t kPartialElements = 16 << 20;  // 64 MiB of float32 parts at most, but for a single one
+  constexpr int64_t kBiasPixels = 1024, kBiasParts = 256;
+  GradWeightPlan plan{};
+  plan.math = choose_math(dtype, launch.arch(), allow_tf32);
+  with_grad_weight_traits(dtype, plan.math, [&](auto traits) {
+    using Traits = decltype(traits);
+    plan.tile_rows = ceil_div(shape.height, Traits::kTileRows);
+    plan.tile_cols = ceil_div(shape.width, Traits::kTileCols);
+    plan.k_blocks = ceil_div(shape.out_channels, Traits::kBlockK);
+    plan.c_blocks = ceil_div(shape.in_channels, Traits::kBlockC);
+    plan.tap_groups = shape.kernel_size * ceil_div(shape.kernel_size, Traits::kTaps);
+  });
+  const int64_t tiles = shape.batch * plan.tile_rows * plan.tile_cols;
+  const int64_t wanted = ceil_div(kBlocksWanted, plan.k_blocks * plan.c_blocks * plan.tap_groups);
+  const int64_t room = kPartialElements / (shape.taps() * shape.out_channels * shape.in_channels);
+  plan.splits = std::max<int64_t>(1, std::min({tiles, wanted, room}));
+  plan.bias_parts = std::clamp<int64_t>(shape.batch * shape.height * shape.width / kBiasPixels, 1, kBiasParts);
+  return plan;
+}
+
+struct GradWeightArguments {
+  const void* grad_output;  // [N, H, W, K]
+  const void* input;        // [N, OH, OW, C]
+  const uint8_t* codes;     // [N, OH, OW, ceil(C / 4)]
+  void* partial;            // workspace of plan.partial_elements() of acc_t
+  void* bias_partial;       // workspace of bias_parts * K of acc_t
+  void* grad_weight;        // [K, C, k, k]
+  void* grad_bias;          // [K]
+};
+
+inline void launch_grad_weight(const cuda::Launcher& launch, DType dtype, const GradWeightPlan& plan,
+                               const Shape& shape, const GradWeightArguments& arguments) {
+  with_grad_weight_traits(dtype, plan.math, [&](auto traits) {
+    using Traits = decltype(traits);
+    GradWeightParams params{};
+    params.shape = shape;
+    params.grad_output = arguments.grad_output;
+    params.input = arguments.input;
+    params.codes = arguments.codes;
+    params.partial = arguments.partial;
+    params.k_blocks = static_cast<int>(plan.k_blocks);
+    params.c_blocks = static_cast<int>(plan.c_blocks);
+    params.tap_groups = static_cast<int>(plan.tap_groups);
+    params.splits = static_cast<int>(plan.splits);
+    params.tile_rows = static_cast<int>(plan.tile_rows);
+    params.tile_cols = static_cast<int>(plan.tile_cols);
+    params.tiles = shape.batch * plan.tile_rows * plan.tile_cols;
+    params.grad_vectors = shape.out_channels % Traits::kVec == 0 && is_aligned(arguments.grad_output);
+    params.input_vectors = shape.in_channels % Traits::kVec == 0 && is_aligned(arguments.input);
+    launch(grad_weight_kernel<Traits>,
+           {cuda::grid_size(plan.k_blocks * plan.c_blocks * plan.tap_groups * plan.splits), Traits::kThreads,
+            static_cast<size_t>(Traits::kSharedBytes)},
+           params);
+  });
+  cuda::call_for_dtype(dtype, [&](auto scalar) {
+    using scalar_t = decltype(scalar);
+    const MergeParams merge{shape, static_cast<int>(plan.splits), arguments.partial, arguments.grad_weight};
+    launch(merge_grad_weight_kernel<scalar_t>,
+           {cuda::grid_size(ceil_div(shape.out_channels * shape.in_channels, kMergeThreads)), kMergeThreads, 0}, merge);
+
+    using Traits = GradBiasTraits<scalar_t>;
+    GradBiasParams bias{};
+    bias.pixels = shape.batch * shape.height * shape.width;
+    bias.channels = shape.out_channels;
+    bias.parts = static_cast<int>(plan.bias_parts);
+    bias.channel_blocks = static_cast<int>(ceil_div(shape.out_channels, Traits::kChannels));
+    bias.vectors = shape.out_channels % Traits::kVec == 0 && is_aligned(arguments.grad_output);
+    bias.grad_output = arguments.grad_output;
+    bias.partial = arguments.bias_partial;
+    bias.grad_bias = arguments.grad_bias;
+    launch(grad_bias_kernel<scalar_t>,
+           {cuda::grid_size(bias.parts * int64_t(bias.channel_blocks)), Traits::kThreads,
+            static_cast<size_t>(Traits::kSharedBytes)},
+           bias);
+    launch(merge_grad_bias_kernel<scalar_t>,
+           {cuda::grid_size(ceil_div(shape.out_channels, kMergeThreads)), kMergeThreads, 0}, bias);
+  });
+}
+
+}  // namespace segnet_ext::max_unpool2d_conv2d

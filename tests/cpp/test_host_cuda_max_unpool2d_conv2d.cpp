@@ -1,0 +1,137 @@
+// The CUDA kernels of max_unpool2d_conv2d, executed on the host, against their definitions.
+#include "cuda/launch.h"
+#include "max_unpool2d_conv2d/max_unpool2d_conv2d_kernel.cuh"
+#include "max_unpool2d_conv2d_problem.h"
+
+using namespace segnet_ext;
+using namespace segnet_ext::testing;
+
+namespace {
+
+constexpr int64_t kKib = 1024;
+
+template <class T>
+class Run {
+ public:
+  Run(const cuda::Launcher& launch, bool allow_tf32, const op::Shape& shape, Random& random)
+      : launch_(launch), allow_tf32_(allow_tf32), problem_(shape, random) {
+    read(problem_.codes, "codes");
+    read(problem_.input, "input");
+    read(problem_.weight, "weight");
+    read(problem_.bias, "bias");
+    read(problem_.grad_output, "grad_output");
+  }
+
+  void convolution(op::Direction direction, op::ConvPlan plan) {
+    const bool forward = direction == op::Direction::kForward;
+    Buffer<T> result(forward ? problem_.grad_output.size() : problem_.input.size());
+    Buffer<uint8_t> packed(plan.packed_bytes + 16);
+    op::ConvArguments arguments{};
+    arguments.map = forward ? problem_.input.data() : problem_.grad_output.data();
+    arguments.codes = problem_.codes.data();
+    arguments.weight = problem_.weight.data();
+    arguments.bias = forward ? problem_.bias.data() : nullptr;
+    arguments.relu = forward && problem_.relu;
+    arguments.result = result.data();
+    arguments.packed = packed.data();
+    host_cuda::Buffers written;
+    written.write(result.data(), static_cast<size_t>(result.size()) * sizeof(T), "result");
+    written.write(packed.data(), static_cast<size_t>(plan.packed_bytes), "packed weight");
+    op::launch_conv(launch_, Element<T>::kDType, plan, problem_.shape, direction, arguments);
+    if (forward) {
+      problem_.check_output(result);
+    } else {
+      problem_.check_grad_input(result);
+    }
+  }
+
+  void convolutions() {
+    for (const auto direction : {op::Direction::kForward, op::Direction::kGradInput}) {
+      op::ConvPlan plan = op::plan_conv(launch_, Element<T>::kDType, allow_tf32_, problem_.shape, direction);
+      convolution(direction, plan);
+      if (plan.math == op::Math::kTensorCores) {
+        plan.wide = true;  // whatever the sizes are
+        plan.packed_bytes *= 2;
+        convolution(direction, plan);
+      }
+      plan.direct = true;
+      convolution(direction, plan);
+    }
+  }
+
+  void grad_weight() {
+    op::GradWeightPlan plan = op::plan_grad_weight(launch_, Element<T>::kDType, allow_tf32_, problem_.shape);
+    grad_weight(plan);
+    plan.splits = 1;  // so few pixels would be split until a block has a single tile of them
+    grad_weight(plan);
+  }
+
+  void grad_weight(const op::GradWeightPlan& plan) {
+    using acc_t = acc_type<T>;
+    const op::Shape& shape = problem_.shape;
+    Buffer<acc_t> partial(plan.partial_elements(shape)), bias_partial(plan.bias_parts * shape.out_channels);
+    Buffer<T> grad_weight(problem_.weight.size()), grad_bias(shape.out_channels);
+    const op::GradWeightArguments arguments{
+        problem_.grad_output.data(), problem_.input.data(), problem_.codes.data(), partial.data(),
+        bias_partial.data(),         grad_weight.data(),    grad_bias.data()};
+    host_cuda::Buffers written;
+    const auto write = [&](auto& buffer, const char* name) {
+      written.write(buffer.data(), static_cast<size_t>(buffer.size()) * sizeof(buffer[0]), name);
+    };
+    write(partial, "partial");
+    write(bias_partial, "bias_partial");
+    write(grad_weight, "grad_weight");
+    write(grad_bias, "grad_bias");
+    op::launch_grad_weight(launch_, Element<T>::kDType, plan, shape, arguments);
+    problem_.check_grad_weight(grad_weight, grad_bias);
+  }
+
+ private:
+  template <class U>
+  void read(const Buffer<U>& buffer, const char* name) {
+    inputs_.read(buffer.data(), static_cast<size_t>(buffer.size()) * sizeof(U), name);
+  }
+
+  const cuda::Launcher& launch_;
+  bool allow_tf32_;
+  Problem<T> problem_;
+  host_cuda::Buffers inputs_;
+};
+
+// Small, since a product of matrices takes microseconds here, and yet more than one block and chunk in every direction.
+op::Shape random_shape(Random& random, int64_t kernel_size) {
+  op::Shape s{};
+  s.batch = kernel_size == 3 ? 2 : 1;
+  s.in_channels = draw(random, 0, 1) == 0 ? 8 * draw(random, 1, 5) : draw(random, 1, 40);
+  s.out_channels = draw(random, 0, 2) == 0 ? draw(random, 65, 80) : 8 * draw(random, 1, 4);
+  s.pooled_height = draw(random, 1, 6);
+  s.pooled_width = draw(random, 1, 10);
+  s.height = 2 * s.pooled_height + draw(random, -1, 1);
+  s.width = 2 * s.pooled_width + draw(random, -1, 1);
+  s.kernel_size = kernel_size;
+  return s;
+}
+
+}  // namespace
+
+int main() {
+  Random random(1);
+  for (const auto& [arch, shared_limit, allow_tf32] :
+       {std::tuple(80, 163 * kKib, true), std::tuple(80, 163 * kKib, false), std::tuple(75, 64 * kKib, false)}) {
+    const cuda::Launcher launch(arch, shared_limit);
+    for (const int64_t kernel_size : {3, 3, 1, 5}) {
+      for_every_dtype([&](auto, auto zero) {
+        Run<decltype(zero)> run(launch, allow_tf32, random_shape(random, kernel_size), random);
+        run.convolutions();
+        run.grad_weight();
+      });
+    }
+    std::printf("architecture %d, tf32 %d: ok\n", arch, allow_tf32);
+  }
+  const auto& counters = host_cuda::counters();
+  std::printf("%lld launches, %lld products of matrices, %lld loads of matrices\n",
+              static_cast<long long>(counters.launches), static_cast<long long>(counters.mma),
+              static_cast<long long>(counters.ldmatrix));
+  CHECK(counters.bank_conflicts == 0, "%lld extra passes over the banks",
+        static_cast<long long>(counters.bank_conflicts));
+}
