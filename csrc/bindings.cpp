@@ -9,6 +9,10 @@
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d.h"
 #include "simd/levels.h"
 
+#if defined(SEGNET_HOST_CUDA)
+#include "host_cuda/host_cuda.h"
+#endif
+
 namespace py = pybind11;
 
 namespace segnet_ext {
@@ -65,4 +69,11 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("codes_to_indices", &codes_to_indices, no_gil, py::arg("codes"), py::arg("input_size"));
   m.def("indices_to_codes", &indices_to_codes, no_gil, py::arg("indices"), py::arg("input_size"));
+
+#if defined(SEGNET_HOST_CUDA)
+  // For the tests, what kind of GPU is pretended.
+  m.def(
+      "set_host_device", [](int arch, int64_t shared_limit) { host_cuda::device() = {arch, shared_limit}; },
+      py::arg("arch"), py::arg("shared_limit"));
+#endif
 }

@@ -32,12 +32,46 @@ def _require_cuda() -> None:
     pytest.skip(f"{reason} (SEGNET_EXT_REQUIRE_CUDA=1 turns this skip into a failure)")
 
 
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """Every device the ops run on."""
-    if request.param == "cuda":
-        _require_cuda()
-    return torch.device(request.param)
+def _emulate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the operations run their CUDA side on the host, with CPU tensors."""
+    import emulation
+
+    import segnet_ext  # noqa: F401  (its modules are looked up below)
+
+    if reason := emulation.missing():
+        if os.environ.get("SEGNET_EXT_REQUIRE_EMULATION") == "1":
+            pytest.fail(f"{reason}, and SEGNET_EXT_REQUIRE_EMULATION=1 asks for it")
+        pytest.skip(f"{reason} (SEGNET_EXT_REQUIRE_EMULATION=1 turns this skip into a failure)")
+    module = emulation.load()
+    for name, operation in list(sys.modules.items()):
+        if name.startswith("segnet_ext.ops.") and hasattr(operation, "_C"):
+            monkeypatch.setattr(operation, "_C", module)
+
+
+@pytest.fixture(params=["cpu", "emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """Every device the ops run on; `emulated` executes the CUDA kernels on the CPU."""
+    if request.param == "cpu":
+        return torch.device("cpu")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # the tests compare float32, not tf32
+    if request.param == "emulated":
+        _emulate(monkeypatch)
+        return torch.device("cpu")
+    _require_cuda()
+    return torch.device("cuda")
+
+
+@pytest.fixture
+def emulated(request: pytest.FixtureRequest) -> bool:
+    """Whether this is the row of `device` that executes CUDA kernels on the host, which takes its time."""
+    return request.node.callspec.params["device"] == "emulated"
+
+
+@pytest.fixture
+def cuda_device() -> torch.device:
+    """A GPU, for tests that mean nothing elsewhere."""
+    _require_cuda()
+    return torch.device("cuda")
 
 
 @pytest.fixture(autouse=True)

@@ -139,7 +139,9 @@ def test_any_bytes_as_codes(device, size, out_channels):
 @pytest.mark.parametrize("dtype", FLOATS, ids=id_of)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
 @pytest.mark.parametrize(("shape", "out_channels", "kernel", "size"), CASES, ids=id_of)
-def test_gradients(device, shape, out_channels, kernel, size, layout, dtype, relu):
+def test_gradients(device, emulated, shape, out_channels, kernel, size, layout, dtype, relu):
+    if emulated and layout != "channels_last" and kernel > 3:
+        pytest.skip("minutes for what the CUDA side does not see: layouts are brought into one before it")
     n, c, oh, ow = shape
     values = LAYOUTS[layout](normals(*shape, dtype=dtype).to(device))
     codes = random_codes(n, c, oh, ow).to(device)
@@ -193,7 +195,7 @@ def test_gradient_of_any_layout(device, layout):
     ],
     ids=id_of,
 )
-def test_gradcheck(device, shape, out_channels, kernel, size, with_bias, relu):
+def test_gradcheck(device, emulated, shape, out_channels, kernel, size, with_bias, relu):
     n, c, oh, ow = shape
     codes = random_codes(n, c, oh, ow).to(device)
     weight, bias = conv(out_channels, c, kernel, device=device)
@@ -205,7 +207,8 @@ def test_gradcheck(device, shape, out_channels, kernel, size, with_bias, relu):
     # No sum but those with no winner in their footprint, which stay 0, may come near relu's corner.
     output = reference.max_unpool2d_conv2d(inputs[0], codes, weight, bias if with_bias else None, size)
     assert not relu or float(output[output != 0].abs().min()) > 1e-4
-    assert torch.autograd.gradcheck(function, [t.requires_grad_() for t in inputs])
+    # The fast mode compares random projections of the Jacobians: two evaluations rather than hundreds.
+    assert torch.autograd.gradcheck(function, [t.requires_grad_() for t in inputs], fast_mode=emulated)
 
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), ()], ids=str)
