@@ -44,19 +44,20 @@ class TensorCoreTile {
                                    lane_ / 8 % 2 * Traits::kVec;
 #pragma unroll
     for (int step = 0; step < Traits::kChunkVecs / 2; ++step) {
-      unsigned a[Traits::kWarpRows][4];
-#pragma unroll
-      for (int row = 0; row < Traits::kWarpRows; ++row) {
-        cuda::ldmatrix_x4(a[row], map_lane + row * map_cols * Traits::kPitch + step * 2 * Traits::kVec);
-      }
+      // All fragments of the weights and one row's of the map at a time: the fewest registers.
+      unsigned b[Traits::kWarpN / 16][4];
 #pragma unroll
       for (int n = 0; n < Traits::kWarpN / 16; ++n) {
-        unsigned b[4];
-        cuda::ldmatrix_x4(b, weights_lane + n * 16 * Traits::kWeightPitch + step * 2 * Traits::kVec);
+        cuda::ldmatrix_x4(b[n], weights_lane + n * 16 * Traits::kWeightPitch + step * 2 * Traits::kVec);
+      }
 #pragma unroll
-        for (int row = 0; row < Traits::kWarpRows; ++row) {
-          multiply_fragments<Traits>(sums_[row][2 * n], a[row], b[0], b[1]);
-          multiply_fragments<Traits>(sums_[row][2 * n + 1], a[row], b[2], b[3]);
+      for (int row = 0; row < Traits::kWarpRows; ++row) {
+        unsigned a[4];
+        cuda::ldmatrix_x4(a, map_lane + row * map_cols * Traits::kPitch + step * 2 * Traits::kVec);
+#pragma unroll
+        for (int n = 0; n < Traits::kWarpN / 16; ++n) {
+          multiply_fragments<Traits>(sums_[row][2 * n], a, b[n][0], b[n][1]);
+          multiply_fragments<Traits>(sums_[row][2 * n + 1], a, b[n][2], b[n][3]);
         }
       }
     }

@@ -103,15 +103,12 @@ class UnpooledMap {
                             const Rectangle& rectangle)
       : shape_(shape),
         vectors_(vectors),
+        row_(rectangle.row),
+        col_(rectangle.col),
         rows_(rectangle.rows),
         cols_(rectangle.cols),
-        // A shift rounds down where a division would round towards zero.
-        first_row_(rectangle.row >> 1),
-        first_col_(rectangle.col >> 1),
-        skipped_row_(rectangle.row & 1),
-        skipped_col_(rectangle.col & 1),
-        window_rows_(((rectangle.row + rectangle.rows - 1) >> 1) - first_row_ + 1),
-        window_cols_(((rectangle.col + rectangle.cols - 1) >> 1) - first_col_ + 1) {
+        window_rows_(((row_ + rows_ - 1) >> 1) - (row_ >> 1) + 1),
+        window_cols_(((col_ + cols_ - 1) >> 1) - (col_ >> 1) + 1) {
     const int64_t windows = rectangle.image * shape.pooled_height * shape.pooled_width;
     pooled_ = static_cast<const typename Traits::scalar_t*>(pooled) + windows * shape.in_channels;
     codes_ = codes + windows * codes_bytes(shape.in_channels);
@@ -121,7 +118,7 @@ class UnpooledMap {
 
   SEGNET_DEVICE Item load(int item, int first_channel) const {
     const int window = item / kChunkVecs;
-    const int row = first_row_ + window / window_cols_, col = first_col_ + window % window_cols_;
+    const int row = (row_ >> 1) + window / window_cols_, col = (col_ >> 1) + window % window_cols_;
     const int channel = first_channel + item % kChunkVecs * Traits::kVec;
     const int channels = static_cast<int>(shape_.in_channels);
     if (row < 0 || row >= shape_.pooled_height || col < 0 || col >= shape_.pooled_width || channel >= channels) {
@@ -148,7 +145,8 @@ class UnpooledMap {
 
   SEGNET_DEVICE void store(int item, const Item& loaded, shared_t* tile) const {
     const int window = item / kChunkVecs;
-    const int row = 2 * (window / window_cols_) - skipped_row_, col = 2 * (window % window_cols_) - skipped_col_;
+    // The first window's first row or column may lie outside the rectangle.
+    const int row = 2 * (window / window_cols_) - (row_ & 1), col = 2 * (window % window_cols_) - (col_ & 1);
 #pragma unroll
     for (int place = 0; place < 4; ++place) {
       const int r = row + (place >> 1), c = col + (place & 1);
@@ -168,9 +166,8 @@ class UnpooledMap {
   const typename Traits::scalar_t* pooled_;
   const uint8_t* codes_;
   bool vectors_;
-  int rows_, cols_;
-  int first_row_, first_col_;      // of the windows that the rectangle touches
-  int skipped_row_, skipped_col_;  // 1 where the first window's first row or column lies outside the rectangle
+  int row_, col_, rows_, cols_;
+  // Of the windows that the rectangle touches; a window's number is a pixel's shifted, which rounds down below 0 too.
   int window_rows_, window_cols_;
 };
 

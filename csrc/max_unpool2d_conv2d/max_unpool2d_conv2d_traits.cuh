@@ -30,6 +30,14 @@ struct MathTraits {
   static constexpr int kVec = cuda::kVectorBytes / sizeof(shared_t);  // channels moved at a time
 };
 
+// A wide block of the convolution takes 59 KiB of shared memory, and a multiprocessor has 100 KiB on 8.6, 8.9 and 12.x,
+// from 164 on otherwise.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+constexpr bool kHasRoomForTwoWide = false;
+#else
+constexpr bool kHasRoomForTwoWide = true;
+#endif
+
 // The convolution (forward and grad_input): a block computes a tile of kTileRows x kTileCols pixels of kBlockN
 // channels, going through the channels of the other side kChunk at a time and, inside a chunk, through the taps.
 template <class scalar_t, Math kMath, int kBlockN_>
@@ -45,8 +53,12 @@ struct ConvTraits : MathTraits<scalar_t, kMath> {
   static constexpr int kWarpRows = 4, kWarpN = 32;
   static constexpr int kThreads = Base::kIsTensorCore ? 2 * (kBlockN / kWarpN) * cuda::kWarpSize : 128;
   static_assert(Base::kIsTensorCore || kBlockN == 16 * Base::kVec);
-  // Blocks to a multiprocessor that registers are left for.
-  static constexpr int kMinBlocks = Base::kIsTensorCore && kThreads == 128 ? 3 : 2;
+  // Blocks to a multiprocessor that registers are left for: no more than its shared memory has room for.
+  static constexpr int kMinBlocks = kMath == Math::kTensorCores75          ? 1
+                                    : kMath == Math::kMultiplyAdd          ? 2
+                                    : kThreads == 128                      ? 3
+                                    : kHasRoomForTwoWide && !Base::kIsTf32 ? 2
+                                                                           : 1;
 
   // 64 bytes of channels, two steps of the matrix units. 16 bytes of padding a pixel let 8 neighbours (a row of
   // matrices to load) fall into all 32 banks; unlike with an XOR swizzle a tap is then one constant added to the
