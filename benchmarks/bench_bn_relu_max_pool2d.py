@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from harness import COMPILED, Step, layout_of
+from harness import COMPILED, Step, Target, layout_of
 from torch import Tensor
 
 from segnet_ext.ops import bn_relu_max_pool2d
@@ -31,13 +31,16 @@ def unfused(
     return F.max_pool2d(F.relu(normalised), 2, 2, ceil_mode=True, return_indices=True)
 
 
-def build(variant: str, direction: str, shape: Sequence[int]) -> Step:
+def build(variant: str, direction: str, shape: Sequence[int], target: Target) -> Step:
     generator = torch.Generator().manual_seed(0)
     training = direction != "inference"
     channels = shape[1]
-    x = torch.empty(shape, memory_format=layout_of(variant)).copy_(torch.randn(shape, generator=generator))
+    layout = layout_of(variant)
+    x = target.place(torch.randn(shape, generator=generator), layout)
+    # BatchNorm's parameters and statistics stay float32, whatever the map is.
     weight, bias = torch.rand(channels, generator=generator) + 0.5, torch.randn(channels, generator=generator)
-    mean, var = torch.zeros(channels), torch.ones(channels)
+    weight, bias = weight.to(target.device), bias.to(target.device)
+    mean, var = torch.zeros(channels, device=target.device), torch.ones(channels, device=target.device)
     for tensor in (x, weight, bias):
         tensor.requires_grad_(training)
     torchs = torch.compile(unfused) if variant == COMPILED else unfused
@@ -50,7 +53,7 @@ def build(variant: str, direction: str, shape: Sequence[int]) -> Step:
     if direction != "backward":
         return Step(lambda: [forward().detach()], forward if training else None, (weight, bias))
     output = forward()
-    gradient = torch.randn(output.shape, generator=generator).to(memory_format=layout_of(variant))
+    gradient = target.place(torch.randn(output.shape, generator=generator), layout)
     inputs = (x, weight, bias)
     return Step(lambda: torch.autograd.grad(output, inputs, gradient, retain_graph=True), forward, (weight, bias))
 

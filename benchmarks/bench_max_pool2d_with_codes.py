@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from harness import COMPILED, Step, layout_of
+from harness import COMPILED, Step, Target, layout_of
 from torch import Tensor
 
 from segnet_ext.ops import max_pool2d_with_codes
@@ -21,10 +21,10 @@ def unfused(x: Tensor) -> tuple[Tensor, Tensor]:
     return F.max_pool2d(x, 2, 2, ceil_mode=True, return_indices=True)
 
 
-def build(variant: str, direction: str, shape: Sequence[int]) -> Step:
+def build(variant: str, direction: str, shape: Sequence[int], target: Target) -> Step:
     generator = torch.Generator().manual_seed(0)
-    x = torch.empty(shape, memory_format=layout_of(variant)).copy_(torch.randn(shape, generator=generator))
-    x.requires_grad_()
+    layout = layout_of(variant)
+    x = target.place(torch.randn(shape, generator=generator), layout).requires_grad_()
     torchs = torch.compile(unfused) if variant == COMPILED else unfused
 
     def forward() -> Tensor:
@@ -33,7 +33,7 @@ def build(variant: str, direction: str, shape: Sequence[int]) -> Step:
     if direction == "forward":
         return Step(lambda: [forward().detach()], forward)
     output = forward()
-    gradient = torch.randn(output.shape, generator=generator).to(memory_format=layout_of(variant))
+    gradient = target.place(torch.randn(output.shape, generator=generator), layout)
     return Step(lambda: torch.autograd.grad(output, x, gradient, retain_graph=True), forward)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from harness import COMPILED, Step, layout_of
+from harness import COMPILED, Step, Target, layout_of
 from torch import Tensor
 
 from segnet_ext.ops import max_pool2d_with_codes, max_unpool2d_conv2d
@@ -29,7 +29,7 @@ def unfused(x: Tensor, indices: Tensor, weight: Tensor, bias: Tensor, size: Sequ
     return F.conv2d(F.max_unpool2d(x, indices, 2, 2, output_size=size), weight, bias, padding=weight.shape[-1] // 2)
 
 
-def build(variant: str, direction: str, shape: Sequence[int]) -> Step:
+def build(variant: str, direction: str, shape: Sequence[int], target: Target) -> Step:
     n, in_channels, out_channels, kernel, height, width = shape
     generator = torch.Generator().manual_seed(0)
     layout, size = layout_of(variant), (height, width)
@@ -38,9 +38,9 @@ def build(variant: str, direction: str, shape: Sequence[int]) -> Step:
     pooled, indices = F.max_pool2d(unpooled, 2, 2, ceil_mode=True, return_indices=True)
     _, codes = max_pool2d_with_codes(unpooled, ceil_mode=True)
     del unpooled
-    x, indices = pooled.to(memory_format=layout), indices.contiguous(memory_format=layout)
+    x, indices, codes = target.place(pooled, layout), target.place(indices, layout), codes.to(target.device)
     weight = torch.randn(out_channels, in_channels, kernel, kernel, generator=generator) / (in_channels**0.5 * kernel)
-    weight, bias = weight.to(memory_format=layout), torch.randn(out_channels, generator=generator)
+    weight, bias = target.place(weight, layout), target.place(torch.randn(out_channels, generator=generator))
     for tensor in (x, weight, bias):
         tensor.requires_grad_(direction != "inference")
     torchs = torch.compile(unfused) if variant == COMPILED else unfused
@@ -56,7 +56,7 @@ def build(variant: str, direction: str, shape: Sequence[int]) -> Step:
     if direction != "backward":
         return Step(lambda: [forward().detach()], forward if direction == "forward" else None, (weight, bias))
     output = forward()
-    gradient = torch.randn(output.shape, generator=generator).to(memory_format=layout)
+    gradient = target.place(torch.randn(output.shape, generator=generator), layout)
     inputs = (x, weight, bias)
     return Step(lambda: torch.autograd.grad(output, inputs, gradient, retain_graph=True), forward, (weight, bias))
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from harness import COMPILED, Step, layout_of
+from harness import COMPILED, Step, Target, layout_of
 from torch import Tensor
 
 import segnet_ext
@@ -21,7 +21,7 @@ TOLERANCE = 2e-2
 SECONDS = 8.0
 
 
-def build(variant: str, direction: str, shape: Sequence[int]) -> Step:
+def build(variant: str, direction: str, shape: Sequence[int], target: Target) -> Step:
     name, what = direction.split(maxsplit=1)
     torch.manual_seed(0)
     model = getattr(reference, name)(CLASSES)
@@ -30,19 +30,20 @@ def build(variant: str, direction: str, shape: Sequence[int]) -> Step:
         model = getattr(segnet_ext, name)(CLASSES)
         model.load_state_dict(weights)
     layout = layout_of(variant)
-    model = model.to(memory_format=layout).train(what != "inference")
+    model = model.to(target.device, memory_format=layout).train(what != "inference")
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(tuple(shape), generator=generator).to(memory_format=layout)
-    target = torch.randint(0, CLASSES, (shape[0], *shape[2:]), generator=generator)
+    x = torch.randn(tuple(shape), generator=generator).to(target.device, memory_format=layout)
+    labels = torch.randint(0, CLASSES, (shape[0], *shape[2:]), generator=generator).to(target.device)
     parameters = list(model.parameters())
     run = torch.compile(model) if variant == COMPILED else model
 
     def inference() -> Sequence[Tensor]:
-        with torch.inference_mode():
+        with torch.inference_mode(), target.autocast():
             return [run(x)]
 
     def loss() -> Tensor:
-        return F.cross_entropy(run(x), target)
+        with target.autocast():
+            return F.cross_entropy(run(x), labels)
 
     if what == "inference":
         return Step(inference)

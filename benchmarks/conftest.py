@@ -4,12 +4,15 @@ pytest benchmarks/ --benchmark-only                 both ops and both models aga
 pytest benchmarks/ --benchmark-only --quick         tiny sizes, under a minute: does everything still run?
 pytest benchmarks/ --benchmark-only --compile       torch.compile of the torch version as a further column
 pytest benchmarks/ --benchmark-only --all-stages    every SegNet stage at 360x480 for the ops
+pytest benchmarks/ --benchmark-only --device cuda   on a GPU, in float32 and float16 (models: under autocast)
+pytest benchmarks/ --benchmark-only --batch 4       with another number of images
 OMP_NUM_THREADS=1 pytest benchmarks/ …              another number of threads
 """
 
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -17,8 +20,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import harness
+import torch
 
 CLOCK = harness.ReplayClock()
+PEAK_IS = {
+    "cpu": "rise of VmHWM over VmRSS in a fresh process while one step runs",
+    "cuda": "rise of torch.cuda.max_memory_allocated over memory_allocated while one step runs",
+}
 RESULTS: dict[tuple[str, str, str], dict[str, harness.Result]] = {}
 
 
@@ -27,10 +35,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--quick", action="store_true", help="tiny sizes and few rounds")
     group.addoption("--compile", action="store_true", help="time torch.compile of the torch version too")
     group.addoption("--all-stages", action="store_true", help="every SegNet stage, not two of five, for the ops")
+    group.addoption("--device", choices=["cpu", "cuda"], default="cpu", help="where to run; cuda adds float16")
+    group.addoption("--batch", type=int, help="images at a time, instead of each benchmark's own number")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("python_files", "bench_*.py")
+    if reason := harness.why_not(config.getoption("device")):
+        raise pytest.UsageError(reason)
+
+
+def targets(module: ModuleType, device: str) -> list[harness.Target]:
+    """What a bench file is run for. One without floating-point input (EXACT) has no other dtype."""
+    dtypes = (
+        [torch.float32, torch.float16] if device == "cuda" and not getattr(module, "EXACT", False) else [torch.float32]
+    )
+    return [harness.Target(torch.device(device), dtype) for dtype in dtypes]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -39,44 +59,49 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     module, option = metafunc.module, metafunc.config.getoption
     names = list(module.SHAPES) if option("all_stages") else module.DEFAULT
     shapes = {"tiny": module.TINY} if option("quick") else {name: module.SHAPES[name] for name in names}
+    if option("batch"):
+        shapes = {name: (option("batch"), *shape[1:]) for name, shape in shapes.items()}
     variants = harness.VARIANTS + ([harness.COMPILED] if option("compile") else [])
     op = metafunc.function.__name__.removeprefix("test_")
     cases = []
     for name, shape in shapes.items():
-        label = f"{name} {'x'.join(map(str, shape))}"
-        for direction in module.DIRECTIONS:
-            for variant in variants:
-                mark = pytest.mark.benchmark(group=f"{op}, {label}, {direction}", timer=CLOCK)
-                cases.append(
-                    pytest.param(
-                        (op, label, direction),
-                        shape,
-                        variants,
-                        variant,
-                        marks=mark,
-                        id=f"{name}-{direction}-{variant}".replace(" ", "_"),
+        for target in targets(module, option("device")):
+            dtype = "" if target.dtype == torch.float32 else f" {target}"
+            label = f"{name} {'x'.join(map(str, shape))}{dtype}"
+            for direction in module.DIRECTIONS:
+                for variant in variants:
+                    mark = pytest.mark.benchmark(group=f"{op}, {label}, {direction}", timer=CLOCK)
+                    cases.append(
+                        pytest.param(
+                            (op, label, direction),
+                            shape,
+                            target,
+                            variants,
+                            variant,
+                            marks=mark,
+                            id=f"{name}{dtype}-{direction}-{variant}".replace(" ", "_"),
+                        )
                     )
-                )
-    metafunc.parametrize(("group", "shape", "variants", "variant"), cases)
+    metafunc.parametrize(("group", "shape", "target", "variants", "variant"), cases)
 
 
 @pytest.fixture
-def run_case(benchmark, request, group, shape, variants, variant):
+def run_case(benchmark, request, group, shape, target, variants, variant):
     """Measures the group when its first variant asks, and hands each variant's rounds to pytest-benchmark."""
 
     def run() -> None:
         if group not in RESULTS:
             module = harness.load_module(str(request.path))
             budget = 0.5 if request.config.getoption("quick") else module.SECONDS
-            RESULTS[group] = harness.measure(module, group[2], shape, variants, budget)
+            RESULTS[group] = harness.measure(module, group[2], shape, variants, budget, target)
         result = RESULTS[group][variant]
-        benchmark.extra_info.update(harness.environment())
+        benchmark.extra_info.update(harness.environment(target.device.type))
         benchmark.extra_info.update(
             {
                 "variant": variant,
                 "direction": group[2],
                 "peak_bytes": result.peak_bytes,
-                "peak_bytes_is": "rise of VmHWM over VmRSS in a fresh process while one step runs",
+                "peak_bytes_is": PEAK_IS[target.device.type],
                 "saved_bytes": result.saved_bytes,
             }
         )
@@ -119,7 +144,7 @@ def _write_table(terminalreporter: pytest.TerminalReporter) -> None:
     header += ["peak MiB ours / torch", "saved MiB ours / torch"]
     rows = [header, *(_row(group, results) for group, results in RESULTS.items())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    environment = harness.environment()
+    environment = harness.environment(terminalreporter.config.getoption("device"))
     terminalreporter.section("segnet_ext against torch: medians of rounds run in turn")
     terminalreporter.line(", ".join(f"{key} {value}" for key, value in environment.items()))
     for row in rows:

@@ -10,6 +10,10 @@ backward, parameters not counted (``torch.autograd.graph.saved_tensors_hooks``).
 memory of a fresh process rises above what it held before while one step runs (``VmHWM`` of ``/proc/self/status``,
 reset through ``/proc/self/clear_refs``; a step on tiny tensors before it loads code and starts threads); None where
 the system has no such files. Processes are forked from a server that has imported torch and computed nothing.
+
+On a GPU a round is timed by events on its stream. Before each the level-2 cache is overwritten and the GPU is kept busy
+for a moment, so that what is timed begins with a cold cache and a queue in which the step's first kernels already wait.
+``peak_bytes`` then is the rise of ``torch.cuda.max_memory_allocated`` over what was allocated before the step.
 """
 
 import ctypes
@@ -32,6 +36,39 @@ import segnet_ext
 VARIANTS = ["ours", "torch", "torch channels_last"]
 COMPILED = "torch.compile"
 MIN_ROUNDS, MAX_ROUNDS = 3, 30
+MAX_CUDA_ROUNDS = 100
+COLD_CACHE_BYTES = 256 * 2**20  # more than any level-2 cache
+HEAD_START_CYCLES = 2_000_000  # about a millisecond of a GPU
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a group runs and in which type. Models keep float32 parameters and run under autocast instead."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+
+    def place(self, tensor: torch.Tensor, layout: torch.memory_format | None = None) -> torch.Tensor:
+        """The tensor on the device, floating-point ones in the dtype. Values are made on the CPU, the same for all."""
+        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.to(self.device, dtype, memory_format=layout or torch.preserve_format)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def __str__(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+
+def why_not(device: str) -> str | None:
+    """What keeps benchmarks from running on the device."""
+    if device != "cuda":
+        return None
+    if not torch.cuda.is_available():
+        return "--device cuda needs a CUDA device, and torch sees none"
+    if not segnet_ext.build_info()["cuda"]:
+        return "--device cuda needs segnet_ext built with CUDA, and this one is not: see the README, With CUDA"
+    return None
 
 
 @dataclass(frozen=True)
@@ -80,16 +117,27 @@ def layout_of(variant: str) -> torch.memory_format:
     return torch.contiguous_format if variant in ("torch", COMPILED) else torch.channels_last
 
 
-def check(results: dict[str, Sequence[torch.Tensor]], tolerance: float) -> None:
-    """Every variant's tensors lie within ``tolerance`` of plain torch's, in the norm of their difference."""
-    expected = results["torch"]
+def check(
+    results: dict[str, Sequence[torch.Tensor]], tolerance: float, truth: Sequence[torch.Tensor] | None = None
+) -> None:
+    """Every variant's tensors lie within ``tolerance`` of plain torch's, in the norm of their difference.
+
+    With a ``truth`` that torch only comes near to, a variant's distance from it is at most twice torch's, and
+    ``tolerance`` more.
+    """
+    torchs = results["torch"]
     for variant, tensors in results.items():
-        for i, (actual, wanted) in enumerate(zip(tensors, expected, strict=True)):
-            error = float((actual.double() - wanted.double()).norm() / wanted.double().norm().clamp(min=1e-30))
-            if not error <= tolerance:
-                raise AssertionError(
-                    f"{variant}: result {i} is off by {error:.2g} of its norm, more than {tolerance:.2g}"
-                )
+        for i, (actual, wanted) in enumerate(zip(tensors, truth or torchs, strict=True)):
+            error, limit = _distance(actual, wanted), tolerance
+            if truth is not None:
+                limit += 2 * _distance(torchs[i], wanted)
+            if not error <= limit:
+                raise AssertionError(f"{variant}: result {i} is off by {error:.2g} of its norm, more than {limit:.2g}")
+
+
+def _distance(actual: torch.Tensor, wanted: torch.Tensor) -> float:
+    actual, wanted = actual.double().cpu(), wanted.double().cpu()
+    return float((actual - wanted).norm() / wanted.norm().clamp(min=1e-30))
 
 
 def saved_bytes(step: Step) -> int | None:
@@ -112,19 +160,38 @@ def saved_bytes(step: Step) -> int | None:
     return total
 
 
-def time_in_turn(steps: dict[str, Step], budget: float) -> dict[str, list[float]]:
+def _time_on_cpu(step: Step) -> float:
+    begin = time.perf_counter()
+    result = step.run()
+    seconds = time.perf_counter() - begin
+    del result
+    return seconds
+
+
+def _time_on_cuda(step: Step) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.empty(COLD_CACHE_BYTES, dtype=torch.uint8, device="cuda").zero_()
+    torch.cuda._sleep(HEAD_START_CYCLES)
+    start.record()
+    result = step.run()
+    end.record()
+    end.synchronize()
+    del result
+    return start.elapsed_time(end) / 1e3
+
+
+def time_in_turn(steps: dict[str, Step], budget: float, device: torch.device) -> dict[str, list[float]]:
     """Rounds of one run of each step, as many as fit into ``budget`` seconds."""
+    on_cuda = device.type == "cuda"
+    time_step, most = (_time_on_cuda, MAX_CUDA_ROUNDS) if on_cuda else (_time_on_cpu, MAX_ROUNDS)
     seconds: dict[str, list[float]] = {variant: [] for variant in steps}
     start = time.perf_counter()
     rounds = 0
-    while rounds < MIN_ROUNDS or (rounds < MAX_ROUNDS and time.perf_counter() - start < budget):
+    while rounds < MIN_ROUNDS or (rounds < most and time.perf_counter() - start < budget):
         order = list(steps.items())
         # Alternating the order keeps a variant from always following the same neighbour's caches.
         for variant, step in order if rounds % 2 == 0 else reversed(order):
-            begin = time.perf_counter()
-            result = step.run()
-            seconds[variant].append(time.perf_counter() - begin)
-            del result
+            seconds[variant].append(time_step(step))
         rounds += 1
     return seconds
 
@@ -156,10 +223,10 @@ def _return_freed_memory() -> None:
 def _send_peak(connection, path: str, variant: str, direction: str, shape: Sequence[int], threads: int) -> None:
     torch.set_num_threads(threads)
     module = load_module(path)
-    step = module.build(variant, direction, module.TINY)
+    step = module.build(variant, direction, module.TINY, Target())
     step.run()
     if tuple(shape) != tuple(module.TINY):
-        step = module.build(variant, direction, shape)
+        step = module.build(variant, direction, shape, Target())
     gc.collect()
     _return_freed_memory()
     try:
@@ -170,6 +237,17 @@ def _send_peak(connection, path: str, variant: str, direction: str, shape: Seque
         del result
     except OSError:
         connection.send(None)
+
+
+def cuda_peak_bytes(step: Step) -> int:
+    """Rise of the GPU memory in use while one step runs."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = step.run()
+    torch.cuda.synchronize()
+    del result
+    return torch.cuda.max_memory_allocated() - before
 
 
 def peak_bytes(path: str, variant: str, direction: str, shape: Sequence[int]) -> int | None:
@@ -190,31 +268,44 @@ def peak_bytes(path: str, variant: str, direction: str, shape: Sequence[int]) ->
         process.join()
 
 
-def measure(module: ModuleType, direction: str, shape: Sequence[int], variants: Sequence[str], budget: float) -> dict:
+def measure(
+    module: ModuleType, direction: str, shape: Sequence[int], variants: Sequence[str], budget: float, target: Target
+) -> dict[str, Result]:
     """Checks, times and weighs every variant of one group; {variant: Result}."""
-    steps = {variant: module.build(variant, direction, shape) for variant in variants}
+    steps = {variant: module.build(variant, direction, shape, target) for variant in variants}
     # The first run is the warm-up too.
-    check({variant: step.run() for variant, step in steps.items()}, module.TOLERANCE)
+    truth = None
+    if target != Target():  # halves round, and convolutions on a GPU use tf32
+        truth = module.build("torch", direction, shape, Target()).run()
+    check({variant: step.run() for variant, step in steps.items()}, module.TOLERANCE, truth)
     for step in steps.values():
         step.run()
     gc.collect()
-    results = {variant: Result(seconds) for variant, seconds in time_in_turn(steps, budget).items()}
-    for variant in variants:
-        if variant == COMPILED:
-            continue  # the memory of a process that also compiles says nothing about the step
+    results = {variant: Result(seconds) for variant, seconds in time_in_turn(steps, budget, target.device).items()}
+    # The memory of a process that also compiles says nothing about the step.
+    weighed = [variant for variant in variants if variant != COMPILED]
+    for variant in weighed:
         results[variant].saved_bytes = saved_bytes(steps[variant])
+        if target.device.type == "cuda":
+            results[variant].peak_bytes = cuda_peak_bytes(steps[variant])
     steps.clear()
-    for variant in variants:
-        if variant != COMPILED:
+    if target.device.type == "cpu":
+        for variant in weighed:
             results[variant].peak_bytes = peak_bytes(module.__file__, variant, direction, shape)
     return results
 
 
-def environment() -> dict[str, object]:
+def environment(device: str) -> dict[str, object]:
     """What the numbers depend on."""
     info = segnet_ext.build_info()
+    on_cuda = {
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "tf32 in convolutions": torch.backends.cudnn.allow_tf32,
+    }
     return {
-        "device": _processor(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        **(on_cuda if device == "cuda" else {}),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
