@@ -10,6 +10,8 @@
 #include "simd/levels.h"
 
 #if defined(SEGNET_HOST_CUDA)
+#include <utility>
+
 #include "host_cuda/host_cuda.h"
 #endif
 
@@ -71,9 +73,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("indices_to_codes", &indices_to_codes, no_gil, py::arg("indices"), py::arg("input_size"));
 
 #if defined(SEGNET_HOST_CUDA)
-  // For the tests, what kind of GPU is pretended.
+  // For the tests, what kind of GPU is pretended; returns what was before.
   m.def(
-      "set_host_device", [](int arch, int64_t shared_limit) { host_cuda::device() = {arch, shared_limit}; },
+      "set_host_device",
+      [](int arch, int64_t shared_limit) {
+        const auto before = std::exchange(host_cuda::device(), {arch, shared_limit});
+        return std::pair(before.arch, before.shared_limit);
+      },
       py::arg("arch"), py::arg("shared_limit"));
 #endif
 }

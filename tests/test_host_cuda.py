@@ -24,8 +24,10 @@ def device(device, request):
 def set_gpu(request):
     if request.node.callspec.params["device"] != "emulated":
         pytest.skip("a real GPU is what it is")
-    yield lambda arch, shared_limit=None: emulation.load().set_host_device(arch, shared_limit or ARCHS[arch])
-    emulation.load().set_host_device(80, ARCHS[80])
+    set_host_device = emulation.load().set_host_device
+    before = set_host_device(80, ARCHS[80])
+    yield lambda arch, shared_limit=None: set_host_device(arch, shared_limit or ARCHS[arch])
+    set_host_device(*before)
 
 
 def problem(dtype, kernel_size, channels=24, out_channels=72, device="cpu"):
