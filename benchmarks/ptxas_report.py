@@ -81,7 +81,7 @@ def table(archs: list[int]) -> str:
         lines += ["|---|---|---:|---:|" + "---|" * len(archs)]
         for (name, case, threads, shared), cells in rows_of(op, archs).items():
             row = [f"`{name}`", case or "others", str(threads), f"{shared / 1024:.1f}"]
-            row += [cells.get(arch, "–") for arch in archs]  # noqa: RUF001
+            row += [cells.get(arch, "-") for arch in archs]
             lines.append("| " + " | ".join(row) + " |")
         lines.append("")
     if hashes() != sources:

@@ -8,8 +8,6 @@
 
 namespace segnet_ext::bn_relu_max_pool2d {
 
-constexpr cuda::ItemsPerThread kWindowsPerThread{1, 8};
-
 // Blocks of backward that a multiprocessor is to hold. A thread needs about 80 registers for 4 floats a pixel and 120
 // for twice as many channels (halfs) or bytes (doubles); either way its blocks can have over 40 KiB of loads under way,
 // twice what it takes to keep the memory of the largest devices busy.
@@ -224,17 +222,11 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t>)
   }
 }
 
-template <class scalar_t>
-cuda::Tiling window_tiling(const PoolShape& shape, int64_t threads_to_fill) {
-  return cuda::make_tiling(shape.pooled_rows() * shape.pooled_width, shape.channels, cuda::kGroupChannels<scalar_t>,
-                           kWindowsPerThread, threads_to_fill);
-}
-
 inline void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardParams& p,
                            int64_t threads_to_fill = cuda::kThreadsToFill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
-    const cuda::Tiling tiling = window_tiling<scalar_t>(p.shape, threads_to_fill);
+    const cuda::Tiling tiling = cuda::window_tiling<cuda::kGroupChannels<scalar_t>>(p.shape, threads_to_fill);
     const bool whole = cuda::fits_vectors<cuda::kGroupChannels<scalar_t>>(
         p.shape.channels, {p.input, p.output, p.scale, p.shift}, p.codes);
     launch(whole ? forward_kernel<scalar_t, true> : forward_kernel<scalar_t, false>, tiling.config(),
@@ -245,8 +237,9 @@ inline void launch_forward(const cuda::Launcher& launch, DType dtype, const Forw
 // Parts of the sums over winners, for BackwardParams.
 inline int64_t backward_parts(DType dtype, const PoolShape& shape, int64_t threads_to_fill = cuda::kThreadsToFill) {
   int64_t parts = 0;
-  cuda::call_for_dtype(dtype,
-                       [&](auto element) { parts = window_tiling<decltype(element)>(shape, threads_to_fill).blocks; });
+  cuda::call_for_dtype(dtype, [&](auto element) {
+    parts = cuda::window_tiling<cuda::kGroupChannels<decltype(element)>>(shape, threads_to_fill).blocks;
+  });
   return parts;
 }
 
@@ -259,7 +252,7 @@ inline void launch_backward(const cuda::Launcher& launch, DType dtype, const Mer
     using acc_t = acc_type<scalar_t>;
     constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
     const BackwardParams& p = params.backward;
-    const cuda::Tiling tiling = window_tiling<scalar_t>(p.shape, threads_to_fill);
+    const cuda::Tiling tiling = cuda::window_tiling<cuda::kGroupChannels<scalar_t>>(p.shape, threads_to_fill);
     const bool whole = cuda::fits_vectors<kChannels>(p.shape.channels,
                                                      {p.grad_output, p.input, p.mean, p.scale, p.shift, p.partial_sum,
                                                       p.partial_product, p.grad_mean, p.projection, p.grad_input},

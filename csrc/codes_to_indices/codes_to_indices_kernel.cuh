@@ -7,7 +7,6 @@ namespace segnet_ext::codes_to_indices_impl {
 
 // A thread has the four channels of a code byte, and writes 32 bytes of indices for it.
 constexpr int kChannels = static_cast<int>(kCodesPerByte);
-constexpr cuda::ItemsPerThread kWindowsPerThread{1, 8};
 
 struct KernelParams {
   PoolShape shape;
@@ -39,8 +38,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) codes_to_indices_kernel(cu
 
 inline void launch(const cuda::Launcher& launcher, const KernelParams& p,
                    int64_t threads_to_fill = cuda::kThreadsToFill) {
-  const cuda::Tiling tiling = cuda::make_tiling(p.shape.pooled_rows() * p.shape.pooled_width, p.shape.channels,
-                                                kChannels, kWindowsPerThread, threads_to_fill);
+  const cuda::Tiling tiling = cuda::window_tiling<kChannels>(p.shape, threads_to_fill);
   const bool whole = cuda::fits_vectors<kChannels>(p.shape.channels, {p.indices}, p.codes);
   launcher(whole ? codes_to_indices_kernel<true> : codes_to_indices_kernel<false>, tiling.config(),
            cuda::Tiled<KernelParams>{p, tiling});

@@ -46,7 +46,6 @@ struct Tiling {
 
 inline Tiling make_tiling(int64_t items, int64_t channels, int group_channels, const ItemsPerThread& limits,
                           int64_t threads_to_fill) {
-  const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const int64_t groups = ceil_div(channels, group_channels);
   Tiling t{};
   t.items = items;

@@ -24,6 +24,22 @@ inline unsigned grid_size(int64_t blocks) {
   return static_cast<unsigned>(blocks);
 }
 
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// Kernels with a thread for each element: threads of their blocks, the grid, and the calling thread's element, which
+// may lie past the last one.
+constexpr int kElementThreads = 256;
+
+inline LaunchConfig element_config(int64_t elements) {
+  return {grid_size(ceil_div(elements, kElementThreads)), kElementThreads};
+}
+
+SEGNET_DEVICE int64_t element_index() {
+  return static_cast<int64_t>(blockIdx.x) * kElementThreads + threadIdx.x;
+}
+
 // Starts kernels one after another in one place; what it asks the device for decides how they are tiled.
 class Launcher {
  public:

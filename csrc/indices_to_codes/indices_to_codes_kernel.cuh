@@ -7,7 +7,6 @@ namespace segnet_ext::indices_to_codes_impl {
 
 // A thread has the four channels of a code byte, and reads 32 bytes of indices for it.
 constexpr int kChannels = static_cast<int>(kCodesPerByte);
-constexpr cuda::ItemsPerThread kWindowsPerThread{1, 8};
 
 struct KernelParams {
   PoolShape shape;
@@ -53,8 +52,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) indices_to_codes_kernel(cu
 
 inline void launch(const cuda::Launcher& launcher, const KernelParams& p,
                    int64_t threads_to_fill = cuda::kThreadsToFill) {
-  const cuda::Tiling tiling = cuda::make_tiling(p.shape.pooled_rows() * p.shape.pooled_width, p.shape.channels,
-                                                kChannels, kWindowsPerThread, threads_to_fill);
+  const cuda::Tiling tiling = cuda::window_tiling<kChannels>(p.shape, threads_to_fill);
   const bool whole = cuda::fits_vectors<kChannels>(p.shape.channels, {p.indices}, p.codes);
   launcher(clear_kernel<KernelParams>, {dim3(1), dim3(1)}, p);
   launcher(whole ? indices_to_codes_kernel<true> : indices_to_codes_kernel<false>, tiling.config(),

@@ -7,8 +7,6 @@
 
 namespace segnet_ext::max_pool2d_with_codes {
 
-constexpr cuda::ItemsPerThread kWindowsPerThread{1, 8};
-
 template <class scalar_t>
 struct Identity {
   SEGNET_DEVICE acc_type<scalar_t> operator()(int, scalar_t x) const { return cuda::to_acc(x); }
@@ -65,8 +63,7 @@ inline void launch_forward(const cuda::Launcher& launch, DType dtype, const Forw
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
     constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
-    const cuda::Tiling tiling = cuda::make_tiling(p.shape.pooled_rows() * p.shape.pooled_width, p.shape.channels,
-                                                  kChannels, kWindowsPerThread, threads_to_fill);
+    const cuda::Tiling tiling = cuda::window_tiling<kChannels>(p.shape, threads_to_fill);
     const bool whole = cuda::fits_vectors<kChannels>(p.shape.channels, {p.input, p.output}, p.codes);
     launch(whole ? forward_kernel<scalar_t, true> : forward_kernel<scalar_t, false>, tiling.config(),
            cuda::Tiled<ForwardParams>{p, tiling});
@@ -76,8 +73,7 @@ inline void launch_forward(const cuda::Launcher& launch, DType dtype, const Forw
 template <class bits_t>
 void launch_backward_of(const cuda::Launcher& launch, const BackwardParams& p, int64_t threads_to_fill) {
   constexpr int kChannels = cuda::kGroupChannels<bits_t>;
-  const cuda::Tiling tiling = cuda::make_tiling(p.shape.pooled_rows() * p.shape.pooled_width, p.shape.channels,
-                                                kChannels, kWindowsPerThread, threads_to_fill);
+  const cuda::Tiling tiling = cuda::window_tiling<kChannels>(p.shape, threads_to_fill);
   const bool whole = cuda::fits_vectors<kChannels>(p.shape.channels, {p.grad_output, p.grad_input}, p.codes);
   launch(whole ? backward_kernel<bits_t, true> : backward_kernel<bits_t, false>, tiling.config(),
          cuda::Tiled<BackwardParams>{p, tiling});

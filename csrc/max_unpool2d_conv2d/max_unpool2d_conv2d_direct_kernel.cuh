@@ -3,15 +3,12 @@
 #pragma once
 
 #include "cuda/convert.cuh"
+#include "cuda/launch.h"
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d_conv_kernel.cuh"
 #include "segnet_ext/codes.h"
 #include "segnet_ext/elementwise.h"
 
 namespace segnet_ext::max_unpool2d_conv2d {
-
-// Threads of the kernels that have one for each element. Those with loops also name how many blocks need to fit a
-// multiprocessor, or the compiler would rather spill registers than have fewer of them.
-constexpr int kElementThreads = 256;
 
 struct PackParams {
   Shape shape;
@@ -23,10 +20,10 @@ struct PackParams {
 };
 
 template <class Traits>
-__global__ void __launch_bounds__(kElementThreads) pack_weight_kernel(const PackParams p) {
+__global__ void __launch_bounds__(cuda::kElementThreads) pack_weight_kernel(const PackParams p) {
   using scalar_t = typename Traits::scalar_t;
   using shared_t = typename Traits::shared_t;
-  const int64_t index = int64_t(blockIdx.x) * kElementThreads + threadIdx.x;
+  const int64_t index = cuda::element_index();
   if (index >= p.elements) {
     return;
   }
@@ -44,13 +41,7 @@ __global__ void __launch_bounds__(kElementThreads) pack_weight_kernel(const Pack
     const int64_t source = p.flip ? p.shape.taps() - 1 - tap : tap;
     const scalar_t weight =
         static_cast<const scalar_t*>(p.weight)[(k * p.shape.in_channels + c) * p.shape.taps() + source];
-    if constexpr (Traits::kIsTf32) {
-      value = cuda::round_to_tf32(weight);
-    } else if constexpr (Traits::kIsTensorCore) {
-      value = weight;
-    } else {
-      value = cuda::to_acc(weight);
-    }
+    value = to_shared<Traits>(weight);
   }
   static_cast<shared_t*>(p.packed)[index] = value;
 }
@@ -66,11 +57,13 @@ struct DirectParams {
   int64_t elements;      // of result
 };
 
+// How many blocks need to fit a multiprocessor is said here, or the compiler would rather spill than have fewer of
+// them.
 template <class scalar_t>
-__global__ void __launch_bounds__(kElementThreads, 4) forward_direct_kernel(const DirectParams p) {
+__global__ void __launch_bounds__(cuda::kElementThreads, 4) forward_direct_kernel(const DirectParams p) {
   using acc_t = acc_type<scalar_t>;
   const Shape& s = p.shape;
-  const int64_t index = int64_t(blockIdx.x) * kElementThreads + threadIdx.x;
+  const int64_t index = cuda::element_index();
   if (index >= p.elements) {
     return;
   }
@@ -100,10 +93,10 @@ __global__ void __launch_bounds__(kElementThreads, 4) forward_direct_kernel(cons
 }
 
 template <class scalar_t>
-__global__ void __launch_bounds__(kElementThreads, 2) grad_input_direct_kernel(const DirectParams p) {
+__global__ void __launch_bounds__(cuda::kElementThreads, 2) grad_input_direct_kernel(const DirectParams p) {
   using acc_t = acc_type<scalar_t>;
   const Shape& s = p.shape;
-  const int64_t index = int64_t(blockIdx.x) * kElementThreads + threadIdx.x;
+  const int64_t index = cuda::element_index();
   if (index >= p.elements) {
     return;
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/convert.cuh"
+#include "cuda/launch.h"
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d_multiply.cuh"
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d_stage.cuh"
 
@@ -237,14 +238,12 @@ struct MergeParams {
   void* grad_weight;    // [K, C, k, k] of scalar_t
 };
 
-constexpr int kMergeThreads = 256;
-
 // A thread adds up the parts of one pair of channels.
 template <class scalar_t>
-__global__ void __launch_bounds__(kMergeThreads) merge_grad_weight_kernel(const MergeParams p) {
+__global__ void __launch_bounds__(cuda::kElementThreads) merge_grad_weight_kernel(const MergeParams p) {
   using acc_t = acc_type<scalar_t>;
   const int64_t pairs = p.shape.out_channels * p.shape.in_channels, taps = p.shape.taps();
-  const int64_t pair = int64_t(blockIdx.x) * kMergeThreads + threadIdx.x;
+  const int64_t pair = cuda::element_index();
   if (pair < pairs) {
     for (int64_t tap = 0; tap < taps; ++tap) {
       acc_t sum{};
@@ -309,9 +308,9 @@ __global__ void __launch_bounds__(GradBiasTraits<scalar_t>::kThreads) grad_bias_
 }
 
 template <class scalar_t>
-__global__ void __launch_bounds__(kMergeThreads) merge_grad_bias_kernel(const GradBiasParams p) {
+__global__ void __launch_bounds__(cuda::kElementThreads) merge_grad_bias_kernel(const GradBiasParams p) {
   using acc_t = acc_type<scalar_t>;
-  const int64_t channel = int64_t(blockIdx.x) * kMergeThreads + threadIdx.x;
+  const int64_t channel = cuda::element_index();
   if (channel < p.channels) {
     acc_t sum{};
     for (int part = 0; part < p.parts; ++part) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "common/tiling.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/launch.h"
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d_conv_kernel.cuh"
@@ -76,10 +77,6 @@ void with_conv_traits(DType dtype, const ConvPlan& plan, const Body& body) {
   }
 }
 
-inline int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 struct ConvSizes {
   int64_t channels, columns;  // summed over, and computed
   int64_t chunks, column_blocks, tile_rows, tile_cols;
@@ -91,10 +88,10 @@ ConvSizes conv_sizes(const Shape& shape, Direction direction) {
   ConvSizes sizes{};
   sizes.channels = direction == Direction::kForward ? shape.in_channels : shape.out_channels;
   sizes.columns = direction == Direction::kForward ? shape.out_channels : shape.in_channels;
-  sizes.chunks = ceil_div(sizes.channels, Traits::kChunk);
-  sizes.column_blocks = ceil_div(sizes.columns, Traits::kBlockN);
-  sizes.tile_rows = ceil_div(shape.height, Traits::kTileRows);
-  sizes.tile_cols = ceil_div(shape.width, Traits::kTileCols);
+  sizes.chunks = cuda::ceil_div(sizes.channels, Traits::kChunk);
+  sizes.column_blocks = cuda::ceil_div(sizes.columns, Traits::kBlockN);
+  sizes.tile_rows = cuda::ceil_div(shape.height, Traits::kTileRows);
+  sizes.tile_cols = cuda::ceil_div(shape.width, Traits::kTileCols);
   sizes.packed_elements = sizes.chunks * shape.taps() * sizes.column_blocks * Traits::kWeightElements;
   return sizes;
 }
@@ -107,7 +104,7 @@ inline ConvPlan plan_conv(const cuda::Launcher& launch, DType dtype, bool allow_
     using Narrow = decltype(traits);
     const ConvSizes sizes = conv_sizes<Narrow>(shape, direction);
     plan.wide = plan.math == Math::kTensorCores && sizes.columns >= 128 &&
-                shape.batch * sizes.tile_rows * sizes.tile_cols * ceil_div(sizes.columns, 128) >= kBlocksWanted;
+                shape.batch * sizes.tile_rows * sizes.tile_cols * cuda::ceil_div(sizes.columns, 128) >= kBlocksWanted;
   });
   with_conv_traits(dtype, plan, [&](auto traits) {
     using Traits = decltype(traits);
@@ -130,8 +127,10 @@ struct ConvArguments {
   void* packed;  // workspace of plan.packed_bytes; not used by a direct plan
 };
 
-inline bool is_aligned(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % cuda::kVectorBytes == 0;
+// Whether whole vectors of a map's channels may be accessed.
+template <int kVec>
+bool has_vectors(const void* map, int64_t channels) {
+  return channels % kVec == 0 && cuda::are_aligned({map}, cuda::kVectorBytes);
 }
 
 template <class Traits, template <class> class Pass>
@@ -145,8 +144,7 @@ void launch_tiled_conv(const cuda::Launcher& launch, const Shape& shape, Directi
   pack.packed = arguments.packed;
   pack.column_blocks = static_cast<int>(sizes.column_blocks);
   pack.elements = sizes.packed_elements;
-  launch(pack_weight_kernel<Traits>, {cuda::grid_size(ceil_div(pack.elements, kElementThreads)), kElementThreads, 0},
-         pack);
+  launch(pack_weight_kernel<Traits>, cuda::element_config(pack.elements), pack);
 
   ConvParams params{};
   params.shape = shape;
@@ -162,8 +160,8 @@ void launch_tiled_conv(const cuda::Launcher& launch, const Shape& shape, Directi
   params.column_blocks = static_cast<int>(sizes.column_blocks);
   params.tile_rows = static_cast<int>(sizes.tile_rows);
   params.tile_cols = static_cast<int>(sizes.tile_cols);
-  params.map_vectors = sizes.channels % Traits::kVec == 0 && is_aligned(arguments.map);
-  params.result_vectors = sizes.columns % Traits::kOutVec == 0 && is_aligned(arguments.result);
+  params.map_vectors = has_vectors<Traits::kVec>(arguments.map, sizes.channels);
+  params.result_vectors = has_vectors<Traits::kOutVec>(arguments.result, sizes.columns);
   const int64_t blocks = shape.batch * sizes.tile_rows * sizes.tile_cols * sizes.column_blocks;
   launch(convolve_kernel<Traits, Pass>,
          {cuda::grid_size(blocks), Traits::kThreads, static_cast<size_t>(Traits::shared_bytes(shape.kernel_size))},
@@ -195,7 +193,7 @@ inline void launch_conv(const cuda::Launcher& launch, DType dtype, const ConvPla
                               forward ? shape.batch * shape.height * shape.width * shape.out_channels
                                       : shape.batch * shape.pooled_height * shape.pooled_width * shape.in_channels};
     launch(forward ? forward_direct_kernel<scalar_t> : grad_input_direct_kernel<scalar_t>,
-           {cuda::grid_size(ceil_div(params.elements, kElementThreads)), kElementThreads, 0}, params);
+           cuda::element_config(params.elements), params);
   });
 }
 
@@ -236,14 +234,14 @@ inline GradWeightPlan plan_grad_weight(const cuda::Launcher& launch, DType dtype
   plan.math = choose_math(dtype, launch.arch(), allow_tf32);
   with_grad_weight_traits(dtype, plan.math, [&](auto traits) {
     using Traits = decltype(traits);
-    plan.tile_rows = ceil_div(shape.height, Traits::kTileRows);
-    plan.tile_cols = ceil_div(shape.width, Traits::kTileCols);
-    plan.k_blocks = ceil_div(shape.out_channels, Traits::kBlockK);
-    plan.c_blocks = ceil_div(shape.in_channels, Traits::kBlockC);
-    plan.tap_groups = shape.kernel_size * ceil_div(shape.kernel_size, Traits::kTaps);
+    plan.tile_rows = cuda::ceil_div(shape.height, Traits::kTileRows);
+    plan.tile_cols = cuda::ceil_div(shape.width, Traits::kTileCols);
+    plan.k_blocks = cuda::ceil_div(shape.out_channels, Traits::kBlockK);
+    plan.c_blocks = cuda::ceil_div(shape.in_channels, Traits::kBlockC);
+    plan.tap_groups = shape.kernel_size * cuda::ceil_div(shape.kernel_size, Traits::kTaps);
   });
   const int64_t tiles = shape.batch * plan.tile_rows * plan.tile_cols;
-  const int64_t wanted = ceil_div(kBlocksWanted, plan.k_blocks * plan.c_blocks * plan.tap_groups);
+  const int64_t wanted = cuda::ceil_div(kBlocksWanted, plan.k_blocks * plan.c_blocks * plan.tap_groups);
   const int64_t room = kPartialElements / (shape.taps() * shape.out_channels * shape.in_channels);
   plan.splits = std::max<int64_t>(1, std::min({tiles, wanted, room}));
   plan.bias_parts = std::clamp<int64_t>(shape.batch * shape.height * shape.width / kBiasPixels, 1, kBiasParts);
@@ -277,8 +275,8 @@ inline void launch_grad_weight(const cuda::Launcher& launch, DType dtype, const 
     params.tile_rows = static_cast<int>(plan.tile_rows);
     params.tile_cols = static_cast<int>(plan.tile_cols);
     params.tiles = shape.batch * plan.tile_rows * plan.tile_cols;
-    params.grad_vectors = shape.out_channels % Traits::kVec == 0 && is_aligned(arguments.grad_output);
-    params.input_vectors = shape.in_channels % Traits::kVec == 0 && is_aligned(arguments.input);
+    params.grad_vectors = has_vectors<Traits::kVec>(arguments.grad_output, shape.out_channels);
+    params.input_vectors = has_vectors<Traits::kVec>(arguments.input, shape.in_channels);
     launch(grad_weight_kernel<Traits>,
            {cuda::grid_size(plan.k_blocks * plan.c_blocks * plan.tap_groups * plan.splits), Traits::kThreads,
             static_cast<size_t>(Traits::kSharedBytes)},
@@ -287,16 +285,15 @@ inline void launch_grad_weight(const cuda::Launcher& launch, DType dtype, const 
   cuda::call_for_dtype(dtype, [&](auto scalar) {
     using scalar_t = decltype(scalar);
     const MergeParams merge{shape, static_cast<int>(plan.splits), arguments.partial, arguments.grad_weight};
-    launch(merge_grad_weight_kernel<scalar_t>,
-           {cuda::grid_size(ceil_div(shape.out_channels * shape.in_channels, kMergeThreads)), kMergeThreads, 0}, merge);
+    launch(merge_grad_weight_kernel<scalar_t>, cuda::element_config(shape.out_channels * shape.in_channels), merge);
 
     using Traits = GradBiasTraits<scalar_t>;
     GradBiasParams bias{};
     bias.pixels = shape.batch * shape.height * shape.width;
     bias.channels = shape.out_channels;
     bias.parts = static_cast<int>(plan.bias_parts);
-    bias.channel_blocks = static_cast<int>(ceil_div(shape.out_channels, Traits::kChannels));
-    bias.vectors = shape.out_channels % Traits::kVec == 0 && is_aligned(arguments.grad_output);
+    bias.channel_blocks = static_cast<int>(cuda::ceil_div(shape.out_channels, Traits::kChannels));
+    bias.vectors = has_vectors<Traits::kVec>(arguments.grad_output, shape.out_channels);
     bias.grad_output = arguments.grad_output;
     bias.partial = arguments.bias_partial;
     bias.grad_bias = arguments.grad_bias;
@@ -304,8 +301,7 @@ inline void launch_grad_weight(const cuda::Launcher& launch, DType dtype, const 
            {cuda::grid_size(bias.parts * int64_t(bias.channel_blocks)), Traits::kThreads,
             static_cast<size_t>(Traits::kSharedBytes)},
            bias);
-    launch(merge_grad_bias_kernel<scalar_t>,
-           {cuda::grid_size(ceil_div(shape.out_channels, kMergeThreads)), kMergeThreads, 0}, bias);
+    launch(merge_grad_bias_kernel<scalar_t>, cuda::element_config(shape.out_channels), bias);
   });
 }
 

@@ -17,7 +17,19 @@ struct Rectangle {
   int rows, cols;
 };
 
-// kVec channels from `from` on, as they are kept in shared memory; zeros past the last of `channels`.
+// An element as it is kept in shared memory.
+template <class Traits>
+SEGNET_DEVICE typename Traits::shared_t to_shared(typename Traits::scalar_t value) {
+  if constexpr (Traits::kIsTf32) {
+    return cuda::round_to_tf32(value);
+  } else if constexpr (Traits::kIsTensorCore) {
+    return value;
+  } else {
+    return cuda::to_acc(value);
+  }
+}
+
+// kVec channels of a pixel from `channel` on, as they are kept in shared memory; zeros past the last of `channels`.
 template <class Traits>
 SEGNET_DEVICE cuda::Vector<typename Traits::shared_t, Traits::kVec> load_channels(
     const typename Traits::scalar_t* pixel, int channel, int channels, bool vectors) {
@@ -36,13 +48,7 @@ SEGNET_DEVICE cuda::Vector<typename Traits::shared_t, Traits::kVec> load_channel
   cuda::Vector<shared_t, Traits::kVec> values;
 #pragma unroll
   for (int i = 0; i < Traits::kVec; ++i) {
-    if constexpr (Traits::kIsTf32) {
-      values[i] = cuda::round_to_tf32(raw[i]);
-    } else if constexpr (Traits::kIsTensorCore) {
-      values[i] = raw[i];
-    } else {
-      values[i] = cuda::to_acc(raw[i]);
-    }
+    values[i] = to_shared<Traits>(raw[i]);
   }
   return values;
 }
