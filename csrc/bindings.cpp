@@ -1,6 +1,7 @@
 // The raw functions of segnet_ext._C. Each is wrapped once, as a custom operator, in segnet_ext/ops.
 #include <torch/csrc/utils/pybind.h>
 
+#include "bn_relu_conv2d/bn_relu_conv2d.h"
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
 #include "build_info.h"
 #include "codes_to_indices/codes_to_indices.h"
@@ -68,6 +69,17 @@ PYBIND11_MODULE(_C, m) {
         py::arg("codes"), py::arg("weight"), py::arg("pooled_height"), py::arg("pooled_width"));
   m.def("max_unpool2d_conv2d_grad_weight", &max_unpool2d_conv2d_grad_weight, no_gil, py::arg("grad_output"),
         py::arg("input"), py::arg("codes"), py::arg("kernel_size"));
+
+  m.def("conv2d_relu_max_pool2d", &conv2d_relu_max_pool2d, no_gil, py::arg("input"), py::arg("weight"),
+        py::arg("bias"));
+  m.def("bn_relu_conv2d_forward", &bn_relu_conv2d_forward, no_gil, py::arg("input"), py::arg("bn_weight"),
+        py::arg("bn_bias"), py::arg("mean"), py::arg("var"), py::arg("eps"), py::arg("codes"), py::arg("height"),
+        py::arg("width"), py::arg("weight"), py::arg("bias"), py::arg("relu"));
+  m.def("bn_relu_conv2d_grad_input", &bn_relu_conv2d_grad_input, no_gil, py::arg("grad_output"), py::arg("input"),
+        py::arg("bn_weight"), py::arg("bn_bias"), py::arg("mean"), py::arg("var"), py::arg("eps"),
+        py::arg("batch_statistics"), py::arg("codes"), py::arg("weight"));
+  m.def("bn_relu_conv2d_grad_weight", &bn_relu_conv2d_grad_weight, no_gil, py::arg("grad_output"), py::arg("input"),
+        py::arg("bn_weight"), py::arg("bn_bias"), py::arg("mean"), py::arg("var"), py::arg("eps"), py::arg("codes"));
 
   m.def("codes_to_indices", &codes_to_indices, no_gil, py::arg("codes"), py::arg("input_size"));
   m.def("indices_to_codes", &indices_to_codes, no_gil, py::arg("indices"), py::arg("input_size"));

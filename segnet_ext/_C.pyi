@@ -36,5 +36,42 @@ def max_unpool2d_conv2d_grad_input(
 def max_unpool2d_conv2d_grad_weight(
     grad_output: Tensor, input: Tensor, codes: Tensor, kernel_size: int
 ) -> tuple[Tensor, Tensor]: ...
+def conv2d_relu_max_pool2d(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]: ...
+def bn_relu_conv2d_forward(
+    input: Tensor,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    eps: float,
+    codes: Tensor | None,
+    height: int,
+    width: int,
+    weight: Tensor,
+    bias: Tensor | None,
+    relu: bool,
+) -> Tensor: ...
+def bn_relu_conv2d_grad_input(
+    grad_output: Tensor,
+    input: Tensor,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    eps: float,
+    batch_statistics: bool,
+    codes: Tensor | None,
+    weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]: ...
+def bn_relu_conv2d_grad_weight(
+    grad_output: Tensor,
+    input: Tensor,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    eps: float,
+    codes: Tensor | None,
+) -> tuple[Tensor, Tensor]: ...
 def codes_to_indices(codes: Tensor, input_size: Sequence[int]) -> Tensor: ...
 def indices_to_codes(indices: Tensor, input_size: Sequence[int]) -> Tensor: ...

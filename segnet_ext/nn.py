@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import ops
 
-__all__ = ["BNReLUMaxPool2d", "MaxUnpoolConv2d"]
+__all__ = ["BNReLUMaxPool2d", "MaxUnpoolConv2d", "bn_relu_conv2d"]
 
 
 class BNReLUMaxPool2d(nn.BatchNorm2d):
@@ -47,27 +48,77 @@ class BNReLUMaxPool2d(nn.BatchNorm2d):
         self.ceil_mode = ceil_mode
 
     def forward(self, input: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # the codes come with it
-        momentum = 0.0 if self.momentum is None else self.momentum
-        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:
-                momentum = 1.0 / float(self.num_batches_tracked)
-        # As in nn.BatchNorm2d: buffers that are there but not tracked serve evaluation, and training leaves them alone.
-        use_buffers = not self.training or self.track_running_stats
+        running_mean, running_var, training, momentum = _batch_norm_arguments(self)
         return ops.bn_relu_max_pool2d(
-            input,
-            self.weight,
-            self.bias,
-            self.running_mean if use_buffers else None,
-            self.running_var if use_buffers else None,
-            self.training or (self.running_mean is None and self.running_var is None),
-            momentum,
-            self.eps,
-            self.ceil_mode,
+            input, self.weight, self.bias, running_mean, running_var, training, momentum, self.eps, self.ceil_mode
         )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, ceil_mode={self.ceil_mode}"
+
+
+def _batch_norm_arguments(bn: nn.BatchNorm2d) -> tuple[Tensor | None, Tensor | None, bool, float]:
+    """running_mean, running_var, training and momentum for a batch that ``bn`` is about to see, which it counts."""
+    momentum = 0.0 if bn.momentum is None else bn.momentum
+    if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
+        if bn.momentum is None:
+            momentum = 1.0 / float(bn.num_batches_tracked)
+    # As in nn.BatchNorm2d: buffers that are there but not tracked serve evaluation, and training leaves them alone.
+    use_buffers = not bn.training or bn.track_running_stats
+    return (
+        bn.running_mean if use_buffers else None,
+        bn.running_var if use_buffers else None,
+        bn.training or (bn.running_mean is None and bn.running_var is None),
+        momentum,
+    )
+
+
+def bn_relu_conv2d(
+    bn: nn.Module,
+    conv: nn.Conv2d,
+    input: Tensor,
+    codes: Tensor | None = None,
+    output_size: Sequence[int] | None = None,
+) -> Tensor:
+    """``conv(relu(bn(input)))``, unpooled by ``codes`` in between if they are given, in one op.
+
+    :func:`segnet_ext.ops.bn_relu_conv2d` with the parameters, buffers and settings of the two modules, whose own
+    ``forward`` (and hooks) it does not call. What is not plainly an ``nn.BatchNorm2d``, such as an
+    ``nn.SyncBatchNorm``, is called, and the convolution runs alone.
+
+    Args:
+        bn: of the C channels of ``input``.
+        conv: odd square kernel, stride 1, size kept.
+        input: [N, C, H, W], or with codes the pooled map [N, C, OH, OW].
+        codes, output_size: as in :func:`segnet_ext.ops.max_unpool2d_conv2d`.
+
+    Returns [N, K, H, W].
+
+    >>> bn, conv = nn.BatchNorm2d(64), nn.Conv2d(64, 32, 3, padding=1)
+    >>> bn_relu_conv2d(bn, conv, torch.randn(2, 64, 33, 48)).shape
+    torch.Size([2, 32, 33, 48])
+    """
+    if type(bn) is not nn.BatchNorm2d:
+        activated = F.relu(bn(input))
+        if codes is None:
+            return ops.conv2d(activated, conv.weight, conv.bias)
+        return ops.max_unpool2d_conv2d(activated, codes, conv.weight, conv.bias, output_size)
+    running_mean, running_var, training, momentum = _batch_norm_arguments(bn)
+    return ops.bn_relu_conv2d(
+        input,
+        bn.weight,
+        bn.bias,
+        running_mean,
+        running_var,
+        conv.weight,
+        conv.bias,
+        training,
+        momentum,
+        bn.eps,
+        codes,
+        output_size,
+    )
 
 
 class MaxUnpoolConv2d(nn.Conv2d):

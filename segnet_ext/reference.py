@@ -24,8 +24,11 @@ from ._model_common import check_arguments, check_input, dropout_layer, initiali
 __all__ = [
     "SegNet",
     "SegNetBasic",
+    "bn_relu_conv2d",
     "bn_relu_max_pool2d",
     "codes_to_indices",
+    "conv2d",
+    "conv2d_relu_max_pool2d",
     "indices_to_codes",
     "max_pool2d_with_codes",
     "max_unpool2d_conv2d",
@@ -110,6 +113,43 @@ def max_unpool2d_conv2d(
     indices = codes_to_indices(codes, (n, c, h, w))
     output = F.conv2d(_unpool(input, indices, (h, w)), weight, bias, padding=k // 2)
     return F.relu(output) if relu else output
+
+
+def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
+    """A stride-1 "same" convolution with an odd square kernel, then ReLU if asked for.
+
+    ``input`` [N, C, H, W], ``weight`` [K, C, k, k], ``bias`` [K] or None; the result is [N, K, H, W].
+    """
+    output = F.conv2d(input, weight, bias, padding=weight.shape[-1] // 2)
+    return F.relu(output) if relu else output
+
+
+def bn_relu_conv2d(
+    input: Tensor,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    codes: Tensor | None = None,
+    output_size: Sequence[int] | None = None,
+) -> Tensor:
+    """BatchNorm and ReLU as in :func:`bn_relu_max_pool2d`, then :func:`conv2d` or, with ``codes``,
+    :func:`max_unpool2d_conv2d`: what lies between two convolutions (paper, section 3).
+    """
+    operand = F.relu(F.batch_norm(input, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps))
+    if codes is None:
+        return conv2d(operand, weight, bias)
+    return max_unpool2d_conv2d(operand, codes, weight, bias, output_size)
+
+
+def conv2d_relu_max_pool2d(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """:func:`conv2d`, ReLU and :func:`max_pool2d_with_codes` in ceil mode: an encoder stage's end, BatchNorm folded."""
+    return max_pool2d_with_codes(conv2d(input, weight, bias, relu=True), ceil_mode=True)
 
 
 def codes_to_indices(codes: Tensor, input_size: Sequence[int]) -> Tensor:

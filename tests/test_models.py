@@ -1,6 +1,7 @@
 """Both models against the reference (the master test), their layout and their errors."""
 
 import functools
+import unittest.mock
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from model_cases import MODELS, pair, randomise, results, scale
 from tolerances import TOLERANCES, assert_no_worse_than_torch
 from torch import nn
 
-from segnet_ext import SegNet, SegNetBasic, reference
+from segnet_ext import SegNet, SegNetBasic, ops, reference
 from segnet_ext.models.segnet_basic import BasicDecoderStage
 from segnet_ext.nn import BNReLUMaxPool2d, MaxUnpoolConv2d
 
@@ -74,7 +75,16 @@ def decisions(
         for name, module in model.named_modules()
         if isinstance(module, nn.BatchNorm2d) and relu(name)
     ]
-    with torch.no_grad():
+
+    def fused_op(input, bn_weight, bn_bias, running_mean, running_var, weight, bias, training, momentum, eps, *unpool):
+        statistics = (None, None) if training else (running_mean, running_var)
+        found.append(F.batch_norm(input, *statistics, bn_weight, bn_bias, training, 0.0, eps) > 0)
+        args = (running_mean, running_var, weight, bias, training, momentum, eps)
+        return bn_relu_conv2d(input, bn_weight, bn_bias, *args, *unpool)
+
+    # A BatchNorm that is fused with the convolution behind it is not called, so no hook on it runs.
+    bn_relu_conv2d = ops.bn_relu_conv2d
+    with torch.no_grad(), unittest.mock.patch.object(ops, "bn_relu_conv2d", fused_op):
         run()
     for handle in handles:
         handle.remove()

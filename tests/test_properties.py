@@ -2,7 +2,18 @@
 
 import torch
 import torch.nn.functional as F
-from cases import LAYOUTS, assert_channels_last, assert_equal, integers, normals, pooled_size, random_bytes, torch_pool
+from cases import (
+    LAYOUTS,
+    assert_channels_last,
+    assert_equal,
+    assert_exact,
+    integers,
+    normals,
+    pooled_size,
+    random_bytes,
+    runs_winograd,
+    torch_pool,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,7 +128,7 @@ def test_unpool_and_conv_is_the_composition(case, dtype, layout, relu, seed):
     unpooled = torch.zeros(n, c, size[0] * size[1], dtype=torch.float64)
     unpooled.scatter_(2, codes_to_indices(codes, (n, c, *size)).flatten(2), x.double().flatten(2))
     expected = F.conv2d(unpooled.view(n, c, *size), weight, bias, padding=kernel // 2)
-    assert_equal(output, (F.relu(expected) if relu else expected).to(dtype))
+    assert_exact(output, (F.relu(expected) if relu else expected).to(dtype), weight)
     assert_channels_last(output)
 
 
@@ -131,10 +142,11 @@ def test_gradients_of_unpool_and_conv_are_its_adjoint(case, seed):
     output = max_unpool2d_conv2d(x, codes, weight, output_size=size)
     gradient = integers(*output.shape, seed=seed + 2)
     grad_x, grad_weight = torch.autograd.grad(output, (x, weight), gradient)
-    # The op is linear in either argument, so <A x, g> = <x, A' g>, exactly for integers.
+    # The op is linear in either argument, so <A x, g> = <x, A' g>, exactly where integers are summed.
     product = (output.detach() * gradient).sum()
-    assert_equal((x.detach() * grad_x).sum(), product)
-    assert_equal((weight.detach() * grad_weight).sum(), product)
+    for terms in (x.detach() * grad_x, weight.detach() * grad_weight):
+        rounding = 1e-12 * float(terms.abs().sum()) if runs_winograd(weight) else 0
+        torch.testing.assert_close(terms.sum(), product, rtol=0, atol=rounding)
 
 
 @given(pool_cases(), st.booleans(), seeds)

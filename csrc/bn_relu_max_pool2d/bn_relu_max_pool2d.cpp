@@ -17,30 +17,34 @@ using namespace max_pool2d_with_codes;
 using bn_relu_max_pool2d::Affine;
 
 // BatchNorm's per-channel arguments may be of the input's dtype or of the type that it is accumulated in.
-at::Tensor channel_vector(const char* name, const at::Tensor& tensor, const at::Tensor& input) {
+at::Tensor channel_vector(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& input) {
   const at::ScalarType acc = acc_scalar_type(input.scalar_type());
-  TORCH_CHECK(tensor.device() == input.device(), kOp, ": ", name, " must be on the device of input (", input.device(),
+  TORCH_CHECK(tensor.device() == input.device(), op, ": ", name, " must be on the device of input (", input.device(),
               "), got ", tensor.device());
-  TORCH_CHECK_TYPE(tensor.scalar_type() == input.scalar_type() || tensor.scalar_type() == acc, kOp, ": ", name,
+  TORCH_CHECK_TYPE(tensor.scalar_type() == input.scalar_type() || tensor.scalar_type() == acc, op, ": ", name,
                    " must have the dtype of input (", input.scalar_type(), ") or ", acc, ", got ",
                    tensor.scalar_type());
-  check_shape(kOp, name, tensor, {input.size(1)}, "(C)");
+  check_shape(op, name, tensor, {input.size(1)}, "(C)");
   return tensor.to(acc).contiguous();
 }
 
-Affine make_affine(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+}  // namespace
+
+namespace bn_relu_max_pool2d {
+
+Affine make_affine(const char* op, const at::Tensor& input, const std::optional<at::Tensor>& weight,
                    const std::optional<at::Tensor>& bias, const at::Tensor& mean, const at::Tensor& var, double eps) {
   const auto options = input.options().dtype(acc_scalar_type(input.scalar_type()));
   const auto empty = [&] { return at::empty({input.size(1)}, options); };
-  Affine affine{channel_vector("running_mean", mean, input), empty(), empty(), empty()};
-  const at::Tensor variance = channel_vector("running_var", var, input);
-  const at::Tensor gain = weight ? channel_vector("weight", *weight, input) : at::Tensor();
-  const at::Tensor offset = bias ? channel_vector("bias", *bias, input) : at::Tensor();
-  SEGNET_DISPATCH(input, bn_relu_max_pool2d::fill_affine, affine, variance, gain, offset, eps);
+  Affine affine{channel_vector(op, "running_mean", mean, input), empty(), empty(), empty()};
+  const at::Tensor variance = channel_vector(op, "running_var", var, input);
+  const at::Tensor gain = weight ? channel_vector(op, "weight", *weight, input) : at::Tensor();
+  const at::Tensor offset = bias ? channel_vector(op, "bias", *bias, input) : at::Tensor();
+  SEGNET_DISPATCH(input, fill_affine, affine, variance, gain, offset, eps);
   return affine;
 }
 
-}  // namespace
+}  // namespace bn_relu_max_pool2d
 
 std::tuple<at::Tensor, at::Tensor> bn_relu_max_pool2d_stats(const at::Tensor& input) {
   check_map(kOp, "input", input);
@@ -65,7 +69,7 @@ std::tuple<at::Tensor, at::Tensor> bn_relu_max_pool2d_forward(const at::Tensor& 
                                                               bool ceil_mode) {
   check_map(kOp, "input", input);
   const PoolShape shape = pool_shape(kOp, input, ceil_mode);
-  const Affine affine = make_affine(input, weight, bias, mean, var, eps);
+  const Affine affine = bn_relu_max_pool2d::make_affine(kOp, input, weight, bias, mean, var, eps);
 
   const at::Tensor map = input.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor output = empty_output(map, shape.pooled_height, shape.pooled_width);
@@ -88,7 +92,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_max_pool2d_backward(
   check_shape(op, "grad_output", grad_output, {input.size(0), input.size(1), shape.pooled_height, shape.pooled_width},
               "(N, C, OH, OW)");
   check_codes(op, codes, input.device(), shape.batch, shape.channels, shape.pooled_height, shape.pooled_width);
-  const Affine affine = make_affine(input, weight, bias, mean, var, eps);
+  const Affine affine = bn_relu_max_pool2d::make_affine(kOp, input, weight, bias, mean, var, eps);
 
   const at::Tensor map = input.contiguous(at::MemoryFormat::ChannelsLast);
   const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);

@@ -34,6 +34,14 @@ struct Affine {
   at::Tensor mean, invstd, scale, shift;
 };
 
+// The affine of a BatchNorm over the channels of input; its arguments are checked in the name of `op`.
+Affine make_affine(const char* op, const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                   const std::optional<at::Tensor>& bias, const at::Tensor& mean, const at::Tensor& var, double eps);
+// From sums [2, parts, C] of the gradient and of gradient * (x - mean) to the gradients of weight and bias, and to what
+// the gradient of the input needs of them; `values` pixels a channel.
+void merge_sums(const at::Tensor& partial, int64_t values, const at::Tensor& invstd, at::Tensor& grad_weight,
+                at::Tensor& grad_bias, at::Tensor& grad_mean, at::Tensor& projection);
+
 // All maps channels_last, codes contiguous, nothing empty.
 void stats_cpu(const at::Tensor& input, at::Tensor& mean, at::Tensor& var);
 // Fills what `affine` has beside the mean. An undefined weight stands for ones, an undefined bias for zeros.

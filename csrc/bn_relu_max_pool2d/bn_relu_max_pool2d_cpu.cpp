@@ -16,18 +16,20 @@ int64_t parts_of(int64_t items, int64_t elements_per_item) {
   return std::max<int64_t>(1, std::min({kMaxParts, items, worth}));
 }
 
-// From the sums over winners to the gradients of weight and bias, and to what grad_input needs of them.
 template <class acc_t>
-void merge_sums(const BackwardParams& p, const at::Tensor& invstd, at::Tensor& grad_weight, at::Tensor& grad_bias,
-                at::Tensor& grad_mean, at::Tensor& projection) {
-  const auto values = static_cast<double>(p.shape.pixels());
-  for (int64_t c = 0; c < p.shape.channels; ++c) {
+void merge_sums_of(const at::Tensor& partial, int64_t values, const at::Tensor& invstd, at::Tensor& grad_weight,
+                   at::Tensor& grad_bias, at::Tensor& grad_mean, at::Tensor& projection) {
+  const int64_t parts = partial.size(1), channels = partial.size(2);
+  const auto* sums = partial.const_data_ptr<double>();
+  const double* products = sums + parts * channels;
+  for (int64_t c = 0; c < channels; ++c) {
     double sum = 0, product = 0;
-    for (int64_t part = 0; part < p.parts; ++part) {
-      sum += p.partial_sum[part * p.shape.channels + c];
-      product += p.partial_product[part * p.shape.channels + c];
+    for (int64_t part = 0; part < parts; ++part) {
+      sum += sums[part * channels + c];
+      product += products[part * channels + c];
     }
-    const BatchNormGrads grads = batch_norm_grads(sum, product, invstd.const_data_ptr<acc_t>()[c], values);
+    const BatchNormGrads grads =
+        batch_norm_grads(sum, product, invstd.const_data_ptr<acc_t>()[c], static_cast<double>(values));
     grad_weight.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(grads.weight);
     grad_bias.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(grads.bias);
     grad_mean.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(grads.mean);
@@ -50,6 +52,15 @@ void fill_affine(Affine& affine, const at::Tensor& var, const at::Tensor& weight
 }
 
 }  // namespace
+
+void merge_sums(const at::Tensor& partial, int64_t values, const at::Tensor& invstd, at::Tensor& grad_weight,
+                at::Tensor& grad_bias, at::Tensor& grad_mean, at::Tensor& projection) {
+  if (invstd.scalar_type() == at::kDouble) {
+    merge_sums_of<double>(partial, values, invstd, grad_weight, grad_bias, grad_mean, projection);
+  } else {
+    merge_sums_of<float>(partial, values, invstd, grad_weight, grad_bias, grad_mean, projection);
+  }
+}
 
 void stats_cpu(const at::Tensor& input, at::Tensor& mean, at::Tensor& var) {
   const DType dtype = to_dtype(input.scalar_type());
@@ -112,11 +123,7 @@ void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const a
 
   parallel_tasks(parts, kGrainElements,
                  [&](int64_t begin, int64_t end) { backward_reduce(dtype, params, begin, end); });
-  if (affine.mean.scalar_type() == at::kDouble) {
-    merge_sums<double>(params, affine.invstd, grad_weight, grad_bias, grad_mean, projection);
-  } else {
-    merge_sums<float>(params, affine.invstd, grad_weight, grad_bias, grad_mean, projection);
-  }
+  merge_sums(partial, shape.pixels(), affine.invstd, grad_weight, grad_bias, grad_mean, projection);
   parallel_tasks(shape.pooled_rows(), row_elements,
                  [&](int64_t begin, int64_t end) { backward_input(dtype, params, begin, end); });
 }

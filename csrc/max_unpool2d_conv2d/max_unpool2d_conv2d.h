@@ -32,6 +32,8 @@ void grad_input_cpu(const Shape& shape, const at::Tensor& grad_output, const at:
                     const at::Tensor& weight, at::Tensor& grad_input);
 void grad_weight_cpu(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& input,
                      const at::Tensor& codes, at::Tensor& grad_weight, at::Tensor& grad_bias);
+// Gradient of a convolution's bias, the sum of grad_output over its pixels.
+void grad_bias_cpu(const at::Tensor& grad_output, at::Tensor& grad_bias);
 
 void forward_cuda(const Shape& shape, const at::Tensor& input, const at::Tensor& codes, const at::Tensor& weight,
                   const std::optional<at::Tensor>& bias, bool relu, at::Tensor& output);

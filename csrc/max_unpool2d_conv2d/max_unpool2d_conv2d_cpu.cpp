@@ -2,6 +2,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "common/parallel.h"
+#include "conv3x3/conv3x3.h"
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d.h"
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d_cpu_kernel.h"
 #include "segnet_ext/checks.h"
@@ -20,10 +21,35 @@ at::Tensor packed_weight(DType dtype, const Shape& shape, const ChannelBlocks& b
 // Any task of these kernels multiplies at least thousands of values: each is worth a thread.
 constexpr int64_t kWorthAThread = kGrainElements;
 
+// Kernels of 3 with channels enough are Winograd's: a dense product of as few multiplications runs faster than a sparse
+// one. The others gather.
+bool is_conv3x3(const Shape& shape) {
+  return conv3x3::suits(shape.kernel_size, shape.in_channels, shape.out_channels);
+}
+conv3x3::Shape conv3x3_shape(const Shape& shape) {
+  return {shape.batch, shape.in_channels, shape.out_channels, shape.height, shape.width};
+}
+conv3x3::Source unpooled(const Shape& shape, const at::Tensor& input, const at::Tensor& codes) {
+  return {input.const_data_ptr(), codes.const_data_ptr<uint8_t>(), nullptr, nullptr, shape.pooled_height,
+          shape.pooled_width};
+}
+
 }  // namespace
 
 void forward_cpu(const Shape& shape, const at::Tensor& input, const at::Tensor& codes, const at::Tensor& weight,
                  const std::optional<at::Tensor>& bias, bool relu, at::Tensor& output) {
+  if (is_conv3x3(shape)) {
+    const at::Tensor bias_vector = bias ? bias->contiguous() : at::Tensor();
+    conv3x3::ForwardParams params{};
+    params.shape = conv3x3_shape(shape);
+    params.source = unpooled(shape, input, codes);
+    params.weight = conv3x3::forward_weight(weight);
+    params.bias = bias ? bias_vector.const_data_ptr() : nullptr;
+    params.relu = relu;
+    params.result = conv3x3::Result::kMap;
+    params.output = output.mutable_data_ptr();
+    return conv3x3::run_forward(input.scalar_type(), params);
+  }
   const DType dtype = to_dtype(input.scalar_type());
   const ChannelBlocks blocks = forward_blocks(dtype, shape);
   const at::Tensor packed = packed_weight(dtype, shape, blocks, /*flip=*/false, weight);
@@ -45,6 +71,18 @@ void forward_cpu(const Shape& shape, const at::Tensor& input, const at::Tensor& 
 
 void grad_input_cpu(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& codes,
                     const at::Tensor& weight, at::Tensor& grad_input) {
+  if (is_conv3x3(shape)) {
+    conv3x3::ForwardParams params{};
+    params.shape = {shape.batch, shape.out_channels, shape.in_channels, shape.height, shape.width};
+    params.source.map = grad_output.const_data_ptr();
+    params.weight = conv3x3::transposed_weight(weight);
+    params.result = conv3x3::Result::kWinners;
+    params.output = grad_input.mutable_data_ptr();
+    params.codes = codes.const_data_ptr<uint8_t>();
+    params.pooled_height = shape.pooled_height;
+    params.pooled_width = shape.pooled_width;
+    return conv3x3::run_forward(grad_output.scalar_type(), params);
+  }
   const DType dtype = to_dtype(grad_output.scalar_type());
   const ChannelBlocks blocks = grad_input_blocks(dtype, shape);
   const at::Tensor packed = packed_weight(dtype, shape, blocks, /*flip=*/true, weight);
@@ -60,6 +98,10 @@ void grad_input_cpu(const Shape& shape, const at::Tensor& grad_output, const at:
 
 void grad_weight_cpu(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& input,
                      const at::Tensor& codes, at::Tensor& grad_weight, at::Tensor& grad_bias) {
+  grad_bias_cpu(grad_output, grad_bias);
+  if (is_conv3x3(shape)) {
+    return conv3x3::run_grad_weight(conv3x3_shape(shape), unpooled(shape, input, codes), grad_output, grad_weight);
+  }
   const DType dtype = to_dtype(input.scalar_type());
   const GradWeightParams params{shape,
                                 grad_weight_blocks(dtype, shape),
@@ -69,9 +111,18 @@ void grad_weight_cpu(const Shape& shape, const at::Tensor& grad_output, const at
                                 grad_weight.mutable_data_ptr()};
   parallel_tasks(grad_weight_tasks(shape, params.blocks), kWorthAThread,
                  [&](int64_t begin, int64_t end) { max_unpool2d_conv2d::grad_weight(dtype, params, begin, end); });
-  const GradBiasParams bias_params{shape, grad_output.const_data_ptr(), grad_bias.mutable_data_ptr()};
-  parallel_tasks(grad_bias_tasks(shape), kWorthAThread,
-                 [&](int64_t begin, int64_t end) { max_unpool2d_conv2d::grad_bias(dtype, bias_params, begin, end); });
+}
+
+void grad_bias_cpu(const at::Tensor& grad_output, at::Tensor& grad_bias) {
+  Shape shape{};
+  shape.batch = grad_output.size(0);
+  shape.out_channels = grad_output.size(1);
+  shape.height = grad_output.size(2);
+  shape.width = grad_output.size(3);
+  const GradBiasParams params{shape, grad_output.const_data_ptr(), grad_bias.mutable_data_ptr()};
+  parallel_tasks(grad_bias_tasks(shape), kWorthAThread, [&](int64_t begin, int64_t end) {
+    max_unpool2d_conv2d::grad_bias(to_dtype(grad_output.scalar_type()), params, begin, end);
+  });
 }
 
 }  // namespace segnet_ext::max_unpool2d_conv2d

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import ops
 from .._model_common import check_arguments, check_input, dropout_layer, initialise
-from ..nn import BNReLUMaxPool2d, MaxUnpoolConv2d
+from ..nn import BNReLUMaxPool2d, MaxUnpoolConv2d, bn_relu_conv2d
 from .vgg16 import load_vgg16
 
 # Widths of conv{s}_1, conv{s}_2, ... of encoder stage s.
@@ -20,7 +21,7 @@ DROPOUT_STAGES = (3, 4, 5)
 
 
 class EncoderStage(nn.Module):
-    """(3x3 conv, BatchNorm, ReLU) for each width; the last BatchNorm and ReLU are fused with the pool."""
+    """(3x3 conv, BatchNorm, ReLU) for each width, each BatchNorm and ReLU fused with the next conv or with the pool."""
 
     def __init__(self, in_channels: int, widths: Sequence[int], dropout: float) -> None:
         super().__init__()
@@ -34,16 +35,21 @@ class EncoderStage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[N, C, H, W] to the pooled map [N, K, ceil(H / 2), ceil(W / 2)] and its codes."""
-        for i in range(1, self.depth):
-            x = getattr(self, f"conv{i}")(x)
-            x = F.relu(getattr(self, f"bn{i}")(x))
-        x = getattr(self, f"conv{self.depth}")(x)
+        first = self.get_submodule("conv1")
+        assert isinstance(first, nn.Conv2d)
+        x = ops.conv2d(x, first.weight, first.bias)
+        for i in range(2, self.depth + 1):
+            x = bn_relu_conv2d(getattr(self, f"bn{i - 1}"), getattr(self, f"conv{i}"), x)
         x, codes = getattr(self, f"bn{self.depth}")(x)
         return self.dropout(x), codes
 
 
 class DecoderStage(nn.Module):
-    """(3x3 conv, BatchNorm, ReLU) for each width, numbered downwards; the first conv is fused with the unpooling."""
+    """(3x3 conv, BatchNorm, ReLU) for each width, numbered downwards; the first conv is fused with the unpooling.
+
+    Each BatchNorm and ReLU is fused with the next conv: the last one with that of the next stage, which therefore takes
+    it as ``norm``.
+    """
 
     def __init__(self, in_channels: int, first: int, widths: Sequence[int], dropout: float) -> None:
         super().__init__()
@@ -55,13 +61,27 @@ class DecoderStage(nn.Module):
             in_channels = width
         self.dropout = dropout_layer(dropout)
 
+    @property
+    def norm(self) -> nn.Module:
+        """The BatchNorm that stands, with a ReLU, between :meth:`convolve` and what comes next."""
+        return getattr(self, f"bn{self.order[-1]}")
+
+    def convolve(self, x: Tensor, norm: nn.Module | None, codes: Tensor, size: Sequence[int]) -> Tensor:
+        """What the last conv gives; ``x`` is a pooled map, or with ``norm`` one whose BatchNorm and ReLU are due."""
+        first, *others = self.order
+        conv = getattr(self, f"conv{first}")
+        x = conv(x, codes, size) if norm is None else bn_relu_conv2d(norm, conv, x, codes, size)
+        for i in others:
+            x = bn_relu_conv2d(getattr(self, f"bn{i + 1}"), getattr(self, f"conv{i}"), x)
+        return x
+
+    def activate(self, x: Tensor) -> Tensor:
+        """The end of the stage, behind :meth:`convolve`."""
+        return self.dropout(F.relu(self.norm(x)))
+
     def forward(self, x: Tensor, codes: Tensor, size: Sequence[int]) -> Tensor:
         """A pooled map, the codes and the size (H, W) from before that pool, to [N, K, H, W]."""
-        for i in self.order:
-            conv = getattr(self, f"conv{i}")
-            x = conv(x, codes, size) if i == self.order[0] else conv(x)
-            x = F.relu(getattr(self, f"bn{i}")(x))
-        return self.dropout(x)
+        return self.activate(self.convolve(x, None, codes, size))
 
 
 class Encoder(nn.Module):
@@ -94,10 +114,16 @@ class Decoder(nn.Module):
             self.add_module(f"stage{s}", stage)
             channels = widths[-1]
 
-    def forward(self, x: Tensor, pools: list[tuple[Tensor, torch.Size]]) -> Tensor:
+    def forward(self, x: Tensor, pools: list[tuple[Tensor, torch.Size]]) -> tuple[Tensor, nn.Module]:
+        """The map of the last conv, and the BatchNorm that is due on it, with a ReLU."""
+        norm: nn.Module | None = None
         for s in DECODER:
-            x = getattr(self, f"stage{s}")(x, *pools[s - 1])
-        return x
+            stage = getattr(self, f"stage{s}")
+            x, norm = stage.convolve(x, norm, *pools[s - 1]), stage.norm
+            if s in DROPOUT_STAGES and not isinstance(stage.dropout, nn.Identity):
+                x, norm = stage.activate(x), None
+        assert norm is not None  # stage 1 has no dropout
+        return x, norm
 
 
 class SegNet(nn.Module):
@@ -107,7 +133,8 @@ class SegNet(nn.Module):
     ``state_dict`` key reads as the path: ``encoder.stage4.conv2.weight`` is the prototxt's conv4_2, and
     ``decoder.stage4.conv2.weight`` its conv4_2_D; conv1_1_D is ``classifier``. The last BatchNorm of an encoder stage
     is a fused :class:`segnet_ext.nn.BNReLUMaxPool2d`, the first convolution of a decoder stage a fused
-    :class:`segnet_ext.nn.MaxUnpoolConv2d`.
+    :class:`segnet_ext.nn.MaxUnpoolConv2d`, and every other BatchNorm is fused with the convolution behind it by
+    :func:`segnet_ext.nn.bn_relu_conv2d`, which calls neither module: hooks on them do not run.
 
     Weights start as in the prototxt ("msra", biases 0); :meth:`load_vgg16` starts the encoder from VGG16, as the paper
     does.
@@ -140,7 +167,8 @@ class SegNet(nn.Module):
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 32, odd ones too."""
         check_input("SegNet", x, self.in_channels, min_size=32)
         x, pools = self.encoder(x.contiguous(memory_format=torch.channels_last))
-        return self.classifier(self.decoder(x, pools))
+        x, norm = self.decoder(x, pools)
+        return bn_relu_conv2d(norm, self.classifier, x)
 
     def load_vgg16(self, source: str | os.PathLike[str] | Mapping[str, Tensor]) -> None:
         """Start the encoder from ImageNet weights: torchvision's ``vgg16`` or ``vgg16_bn``.

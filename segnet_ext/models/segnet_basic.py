@@ -14,6 +14,13 @@ STAGES = (1, 2, 3, 4)
 DROPOUT_STAGES = (3, 4)
 
 
+def normalise_input(x: Tensor) -> Tensor:
+    """The local response normalisation of the authors' first layer."""
+    # In float32 for half-precision input: torch has no half kernel for it on the CPU, and squares overflow.
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return F.local_response_norm(wide, size=5, alpha=1e-4, beta=0.75).to(x.dtype)
+
+
 class BasicEncoderStage(nn.Module):
     """7x7 conv, then BatchNorm, ReLU and pool in one pass."""
 
@@ -118,8 +125,6 @@ class SegNetBasic(nn.Module):
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 16, odd ones too."""
         check_input("SegNetBasic", x, self.in_channels, min_size=16)
         if self.lrn:
-            # In float32 for half-precision input: torch has no half kernel for it on the CPU, and squares overflow.
-            wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-            x = F.local_response_norm(wide, size=5, alpha=1e-4, beta=0.75).to(x.dtype)
+            x = normalise_input(x)
         x, pools = self.encoder(x.contiguous(memory_format=torch.channels_last))
         return self.classifier(self.decoder(x, pools))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -29,6 +30,24 @@ def empty_codes(like: Tensor, channels: int, pooled_height: int, pooled_width: i
 def pooled_size(size: int, ceil_mode: bool) -> int:
     """Rows or columns that a 2x2, stride-2 pool makes of ``size``."""
     return (size + 1) // 2 if ceil_mode else size // 2
+
+
+def unpooled_size(op: str, input: Tensor, output_size: Sequence[int] | None) -> Sequence[int]:
+    """(H, W) of what a pooled map is unpooled to; twice its size where ``output_size`` is None."""
+    if output_size is None:
+        return 2 * input.shape[-2], 2 * input.shape[-1]
+    if not isinstance(output_size, Sequence) or len(output_size) not in (2, 4):
+        raise ValueError(f"{op}: output_size must be (H, W) or (N, K, H, W), got {output_size}")
+    return output_size[-2:]
+
+
+def autocast(tensor: Tensor) -> Tensor:
+    """What autocast makes of an argument of a convolution; float64 and integers stay as they are."""
+    device = tensor.device.type
+    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if enabled and tensor.is_floating_point() and tensor.dtype != torch.float64:
+        return tensor.to(torch.get_autocast_dtype(device))
+    return tensor
 
 
 def refuse_double_backward(backward_op: CustomOpDef, name: str) -> None:

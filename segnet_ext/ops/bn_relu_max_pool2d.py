@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segnet_ext._extension import _C
+from segnet_ext.ops._batch_norm import batch_norm_statistics, per_channel, update_running_stats
 from segnet_ext.ops._common import empty_codes, empty_map, pooled_size, refuse_double_backward
 
 
@@ -60,56 +61,12 @@ def bn_relu_max_pool2d(
         >>> output.shape, codes.shape
         (torch.Size([2, 64, 23, 30]), torch.Size([2, 23, 30, 16]))
     """
-    if (running_mean is None) != (running_var is None) or not (training or running_mean is not None):
-        raise ValueError(
-            "bn_relu_max_pool2d: running_mean and running_var must both be given, or in training neither; got "
-            f"running_mean {_shape(running_mean)}, running_var {_shape(running_var)}, training {training}"
-        )
-    if not training:
-        assert running_mean is not None and running_var is not None
-        return _forward(input, weight, bias, running_mean, running_var, False, eps, ceil_mode)
-    mean, var = _stats(input.detach())
-    for name, running in (("running_mean", running_mean), ("running_var", running_var)):
-        if running is not None and running.shape != mean.shape:
-            raise ValueError(
-                f"bn_relu_max_pool2d: {name} must have shape {list(mean.shape)} (C), got {list(running.shape)}"
-            )
-    result = _forward(input, weight, bias, mean, var, True, eps, ceil_mode)
-    if running_mean is not None and running_var is not None:
+    mean, var = batch_norm_statistics("bn_relu_max_pool2d", input, running_mean, running_var, training)
+    result = _forward(input, weight, bias, mean, var, training, eps, ceil_mode)
+    if training and running_mean is not None and running_var is not None:
         # Last, so that an argument that is refused leaves them as they were.
-        _update_running_stats(input, mean, var, running_mean, running_var, momentum)
+        update_running_stats(input, mean, var, running_mean, running_var, momentum)
     return result
-
-
-def _shape(tensor: Tensor | None) -> str:
-    return "None" if tensor is None else str(tuple(tensor.shape))
-
-
-def _update_running_stats(
-    input: Tensor, mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float
-) -> None:
-    count = input.numel() // input.shape[1]
-    if count == 0:  # an empty batch says nothing about the data
-        return
-    unbiased = var * (count / (count - 1))
-    with torch.no_grad():
-        for running, batch in ((running_mean, mean), (running_var, unbiased)):
-            # In the batch's precision, rounded once.
-            running.copy_(torch.lerp(running.to(batch.dtype), batch, momentum))
-
-
-@torch.library.custom_op("segnet_ext::bn_relu_max_pool2d_stats", mutates_args=())
-def _stats(input: Tensor) -> tuple[Tensor, Tensor]:
-    return _C.bn_relu_max_pool2d_stats(input)
-
-
-@_stats.register_fake
-def _(input: Tensor) -> tuple[Tensor, Tensor]:
-    return _per_channel(input), _per_channel(input)
-
-
-def _per_channel(input: Tensor) -> Tensor:
-    return input.new_empty(input.shape[1], dtype=torch.float64 if input.dtype == torch.float64 else torch.float32)
 
 
 # The statistics are arguments, not results: the gradient they carry in training is part of the formula for input's.
@@ -170,7 +127,7 @@ def _(
     eps: float,
     batch_statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_map(input, *input.shape[1:]), _per_channel(input), _per_channel(input)
+    return empty_map(input, *input.shape[1:]), per_channel(input), per_channel(input)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

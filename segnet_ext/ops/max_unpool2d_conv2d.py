@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segnet_ext._extension import _C
-from segnet_ext.ops._common import empty_map, refuse_double_backward
+from segnet_ext.ops._common import autocast, empty_map, refuse_double_backward, unpooled_size
 
 
 def max_unpool2d_conv2d(
@@ -56,26 +56,9 @@ def max_unpool2d_conv2d(
         >>> max_unpool2d_conv2d(pooled, codes, torch.randn(32, 64, 3, 3), output_size=x.shape).shape
         torch.Size([1, 32, 45, 60])
     """
-    height, width = _output_size(input, output_size)
-    input, weight, bias = _autocast(input), _autocast(weight), None if bias is None else _autocast(bias)
+    height, width = unpooled_size("max_unpool2d_conv2d", input, output_size)
+    input, weight, bias = autocast(input), autocast(weight), None if bias is None else autocast(bias)
     return _forward(input, codes, weight, bias, height, width, relu)
-
-
-def _output_size(input: Tensor, output_size: Sequence[int] | None) -> Sequence[int]:
-    if output_size is None:
-        return 2 * input.shape[-2], 2 * input.shape[-1]
-    if not isinstance(output_size, Sequence) or len(output_size) not in (2, 4):
-        raise ValueError(f"max_unpool2d_conv2d: output_size must be (H, W) or (N, K, H, W), got {output_size}")
-    return output_size[-2:]
-
-
-def _autocast(tensor: Tensor) -> Tensor:
-    """What autocast makes of an argument of a convolution; float64 and integers stay as they are."""
-    device = tensor.device.type
-    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    if enabled and tensor.is_floating_point() and tensor.dtype != torch.float64:
-        return tensor.to(torch.get_autocast_dtype(device))
-    return tensor
 
 
 @torch.library.custom_op("segnet_ext::max_unpool2d_conv2d", mutates_args=())

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <tuple>
+
+namespace segnet_ext {
+
+// 3x3 convolutions of stride 1 that keep the size, on the CPU (on other devices torch's own serve).
+//
+// What is convolved is input [N, C, H, W]; with mean and var [C], the BatchNorm and ReLU of it (weight and bias of the
+// BatchNorm may be None); with codes [N, OH, OW, ceil(C / 4)], the max unpool of that to height x width, where input is
+// [N, C, OH, OW].
+
+// [N, K, height, width], channels_last, after ReLU if asked for.
+at::Tensor bn_relu_conv2d_forward(const at::Tensor& input, const std::optional<at::Tensor>& bn_weight,
+                                  const std::optional<at::Tensor>& bn_bias, const std::optional<at::Tensor>& mean,
+                                  const std::optional<at::Tensor>& var, double eps,
+                                  const std::optional<at::Tensor>& codes, int64_t height, int64_t width,
+                                  const at::Tensor& weight, const std::optional<at::Tensor>& bias, bool relu);
+
+// Gradients of input (channels_last) and of the BatchNorm's weight and bias ([C], in the dtype of mean; without mean
+// they are empty). With `batch_statistics`, mean and var are the batch's own and carry gradient to input.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_conv2d_grad_input(
+    const at::Tensor& grad_output, const at::Tensor& input, const std::optional<at::Tensor>& bn_weight,
+    const std::optional<at::Tensor>& bn_bias, const std::optional<at::Tensor>& mean,
+    const std::optional<at::Tensor>& var, double eps, bool batch_statistics, const std::optional<at::Tensor>& codes,
+    const at::Tensor& weight);
+
+// Gradients of weight [K, C, 3, 3] and bias [K].
+std::tuple<at::Tensor, at::Tensor> bn_relu_conv2d_grad_weight(const at::Tensor& grad_output, const at::Tensor& input,
+                                                              const std::optional<at::Tensor>& bn_weight,
+                                                              const std::optional<at::Tensor>& bn_bias,
+                                                              const std::optional<at::Tensor>& mean,
+                                                              const std::optional<at::Tensor>& var, double eps,
+                                                              const std::optional<at::Tensor>& codes);
+
+// Convolution, ReLU and the 2x2, stride-2 max pool in ceil mode: output [N, K, OH, OW], channels_last, and its codes
+// [N, OH, OW, ceil(K / 4)].
+std::tuple<at::Tensor, at::Tensor> conv2d_relu_max_pool2d(const at::Tensor& input, const at::Tensor& weight,
+                                                          const std::optional<at::Tensor>& bias);
+
+}  // namespace segnet_ext

@@ -1,0 +1,49 @@
+#include "conv3x3/conv3x3.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include "segnet_ext/checks.h"
+
+namespace segnet_ext::conv3x3 {
+
+bool suits(int64_t kernel_size, int64_t in_channels, int64_t out_channels) {
+  return kernel_size == 3 && in_channels >= 16 && out_channels >= 8;
+}
+
+Weight forward_weight(const at::Tensor& weight) {
+  return {weight.const_data_ptr(), weight.size(1) * 9, 9, /*flip=*/false};
+}
+Weight transposed_weight(const at::Tensor& weight) {
+  return {weight.const_data_ptr(), 9, weight.size(1) * 9, /*flip=*/true};
+}
+
+void run_forward(at::ScalarType dtype, const ForwardParams& params) {
+  const Tasks tasks = forward_tasks(params.shape, at::get_num_threads());
+  at::parallel_for(0, tasks.count(), 1,
+                   [&](int64_t begin, int64_t end) { forward(to_dtype(dtype), params, tasks, begin, end); });
+}
+
+void run_grad_weight(const Shape& shape, const Source& source, const at::Tensor& grad_output, at::Tensor& grad_weight) {
+  const DType dtype = to_dtype(grad_output.scalar_type());
+  const int64_t parts = grad_weight_parts(shape), blocks = grad_weight_blocks(shape);
+  at::Tensor sums;
+  if (parts > 1) {
+    sums = at::empty({parts, blocks, 36, shape.in_channels, kGradBlock},
+                     grad_output.options().dtype(acc_scalar_type(grad_output.scalar_type())));
+  }
+  const GradWeightParams params{shape,
+                                source,
+                                grad_output.const_data_ptr(),
+                                parts,
+                                sums.defined() ? sums.mutable_data_ptr() : nullptr,
+                                grad_weight.mutable_data_ptr()};
+  at::parallel_for(0, parts * blocks, 1,
+                   [&](int64_t begin, int64_t end) { grad_weight_sums(dtype, params, begin, end); });
+  if (parts > 1) {
+    at::parallel_for(0, shape.in_channels, 1,
+                     [&](int64_t begin, int64_t end) { grad_weight_taps(dtype, params, begin, end); });
+  }
+}
+
+}  // namespace segnet_ext::conv3x3

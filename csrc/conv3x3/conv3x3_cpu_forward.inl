@@ -1,0 +1,142 @@
+// Forward, which with other weights is also the gradient of the input.
+
+namespace conv3x3 {
+
+template <class scalar_t>
+class ForwardTask {
+ public:
+  using acc_t = acc_type<scalar_t>;
+
+  ForwardTask(const ForwardParams& params, int64_t max_tiles)
+      : p_(params),
+        s_(params.shape),
+        patches_(max_tiles, s_.in_channels),
+        taps_(new acc_t[std::min(kWeightChannels, s_.in_channels) * kTaps * kPanel<acc_t>]),
+        weights_(std::min(kWeightChannels, s_.in_channels), kPanel<acc_t>),
+        products_(max_tiles, kPanel<acc_t>) {}
+
+  void run(int64_t tile_begin, int64_t tile_end, int64_t k_begin, int64_t k_end) {
+    transform_patches<scalar_t>(s_, p_.source, tile_begin, tile_end, patches_);
+    for (int64_t k = k_begin; k < k_end; k += kPanel<acc_t>) {
+      const int64_t channels = std::min<int64_t>(kPanel<acc_t>, k_end - k);
+      multiply_panel(tile_end - tile_begin, k, channels);
+      for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
+        write(tile, products_.at(0, tile - tile_begin), k, channels);
+      }
+    }
+  }
+
+ private:
+  void multiply_panel(int64_t tiles, int64_t k, int64_t k_channels) {
+    for (int64_t c = 0; c < s_.in_channels; c += kWeightChannels) {
+      const int64_t channels = std::min(kWeightChannels, s_.in_channels - c);
+      gather_taps<scalar_t>(p_.weight, k, k_channels, c, c + channels, taps_.get());
+      transform_weights(taps_.get(), channels, weights_);
+      for (int64_t point = 0; point < kPoints; ++point) {
+        multiply<acc_t, false>(tiles, channels, patches_.at(point) + c, patches_.row_stride, weights_.at(point),
+                               weights_.row_stride, products_.at(point), products_.row_stride, c > 0);
+      }
+    }
+  }
+
+  // The 4x4 outputs of a tile, channels [k, k + channels).
+  void write(int64_t tile, const acc_t* products, int64_t k, int64_t channels) {
+    const TilePlace place = tile_place(s_, tile);
+    const int64_t n = place.n, y = place.y, x = place.x;
+    for_lanes<acc_t>(channels, [&](int64_t i, auto lanes) {
+      constexpr int kLanesHere = decltype(lanes)::value;
+      using V = Vec<acc_t, kLanesHere>;
+      V out[4][4];
+      const V bias = p_.bias == nullptr ? V{} : load<kLanesHere>(static_cast<const scalar_t*>(p_.bias) + k + i);
+      transform_square<6, 4, V>(
+          [](const auto& in, auto& result) { Winograd<acc_t>::transform_products(in, result); },
+          [&](int row, int col) { return load<kLanesHere>(products + (row * 6 + col) * products_.stride + i); },
+          [&](int row, int col, V value) { out[row][col] = p_.relu ? relu(value + bias) : value + bias; });
+      if (p_.result == Result::kMap) {
+        write_map<kLanesHere>(n, y, x, k + i, out);
+      } else if (p_.result == Result::kPool) {
+        write_pool<kLanesHere>(n, y / 2, x / 2, k + i, out);
+      } else {
+        write_winners<kLanesHere>(n, y / 2, x / 2, k + i, out);
+      }
+    });
+  }
+
+  template <int kLanesHere>
+  void write_map(int64_t n, int64_t y, int64_t x, int64_t k, const Vec<acc_t, kLanesHere> (&out)[4][4]) {
+    const int64_t rows = std::min<int64_t>(4, s_.height - y), cols = std::min<int64_t>(4, s_.width - x);
+    auto* to = static_cast<scalar_t*>(p_.output) + ((n * s_.height + y) * s_.width + x) * s_.out_channels + k;
+    for (int row = 0; row < 4; ++row) {
+      for (int col = 0; col < 4; ++col) {
+        if (row < rows && col < cols) {
+          store<kLanesHere>(to + (row * s_.width + col) * s_.out_channels, out[row][col]);
+        }
+      }
+    }
+  }
+
+  // Calls body(row, column, window index) for the windows of a tile, of which the first is [i, j] of the pooled map.
+  template <class Body>
+  SEGNET_INLINE void for_each_window(int64_t n, int64_t i, int64_t j, const Body& body) {
+    for (int row = 0; row < 2 && i + row < p_.pooled_height; ++row) {
+      for (int col = 0; col < 2 && j + col < p_.pooled_width; ++col) {
+        body(row, col, (n * p_.pooled_height + i + row) * p_.pooled_width + j + col);
+      }
+    }
+  }
+
+  template <int kLanesHere>
+  void write_pool(int64_t n, int64_t i, int64_t j, int64_t k, const Vec<acc_t, kLanesHere> (&out)[4][4]) {
+    for_each_window(n, i, j, [&](int row, int col, int64_t window) {
+      const int64_t rows = window_extent(i + row, s_.height), cols = window_extent(j + col, s_.width);
+      auto best = round_to<scalar_t, kLanesHere>(out[2 * row][2 * col]);
+      Vec<mask_type<acc_t>, kLanesHere> code{};
+      for (int place = 1; place < 4; ++place) {
+        if (place / 2 < rows && place % 2 < cols) {
+          const auto value = round_to<scalar_t, kLanesHere>(out[2 * row + place / 2][2 * col + place % 2]);
+          const auto wins = pool_wins(value, best);
+          best = wins ? value : best;
+          code = wins ? broadcast<mask_type<acc_t>, kLanesHere>(place) : code;
+        }
+      }
+      store<kLanesHere>(static_cast<scalar_t*>(p_.output) + window * s_.out_channels + k, best);
+      store_packed_codes<acc_t, kLanesHere>(p_.codes_out + window * codes_bytes(s_.out_channels), k, code);
+    });
+  }
+
+  template <int kLanesHere>
+  void write_winners(int64_t n, int64_t i, int64_t j, int64_t k, const Vec<acc_t, kLanesHere> (&out)[4][4]) {
+    for_each_window(n, i, j, [&](int row, int col, int64_t window) {
+      const int mask = code_mask(window_extent(i + row, s_.height), window_extent(j + col, s_.width));
+      const auto code = load_code_bits<acc_t, kLanesHere>(p_.codes + window * codes_bytes(s_.out_channels), k, mask);
+      auto value = out[2 * row][2 * col];
+      for (int place = 1; place < 4; ++place) {
+        value = code == place_bits<acc_t, kLanesHere>(place) ? out[2 * row + place / 2][2 * col + place % 2] : value;
+      }
+      store<kLanesHere>(static_cast<scalar_t*>(p_.output) + window * s_.out_channels + k, value);
+    });
+  }
+
+  const ForwardParams& p_;
+  const Shape& s_;
+  const Planes<acc_t> patches_;          // [tile, input channel]
+  const std::unique_ptr<acc_t[]> taps_;  // [input channel, tap, output channel of a panel]
+  const Planes<acc_t> weights_;          // [input channel, output channel of a panel]
+  const Planes<acc_t> products_;         // [tile, output channel of a panel]
+};
+
+struct Forward {
+  template <class scalar_t>
+  static void run(const ForwardParams& p, const Tasks& tasks, int64_t begin, int64_t end) {
+    const int64_t tiles = ceil_div(p.shape.tiles(), tasks.tile_blocks);
+    const int64_t channels =
+        ceil_div(ceil_div(p.shape.out_channels, kMinChannels), tasks.channel_blocks) * kMinChannels;
+    ForwardTask<scalar_t> task(p, tiles);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t tile = i / tasks.channel_blocks * tiles, k = i % tasks.channel_blocks * channels;
+      task.run(tile, std::min(tile + tiles, p.shape.tiles()), k, std::min(k + channels, p.shape.out_channels));
+    }
+  }
+};
+
+}  // namespace conv3x3

@@ -1,0 +1,88 @@
+// 3x3 convolution of stride 1 that keeps the size, over channels_last maps: plain pointers, no torch.
+//
+// Winograd's F(4x4, 3x3): a tile of 4x4 outputs costs 36 multiplications a pair of channels where the sum over taps
+// costs 144. What is convolved is read through a Source, so that a BatchNorm, a ReLU or an unpooling in front of it
+// needs no map of its own; what comes out can be pooled, or picked at winners, before it is written.
+//
+// A NaN or an infinity reaches every output of the 4x4 tiles whose 6x6 patch holds it, where the sum over taps would
+// spread it by one pixel. float32 and the half types; sums run in float32.
+#pragma once
+
+#include <cstdint>
+
+#include "segnet_ext/dtypes.h"
+
+namespace segnet_ext::conv3x3 {
+
+// A 3x3 convolution's weights: the element of output channel k, input channel c and tap t lies at k * k_stride +
+// c * c_stride + t, or where `flip` is set at ... + 8 - t.
+struct Weight {
+  const void* data;
+  int64_t k_stride, c_stride;
+  bool flip;
+};
+
+// The map that is convolved: `map` [N, H, W, C], or where there are codes the map that unpooling makes of `map`
+// [N, OH, OW, C]; where there is a scale, of relu(map * scale + shift).
+struct Source {
+  const void* map;
+  const uint8_t* codes;  // [N, OH, OW, ceil(C / 4)], or null
+  const void* scale;     // [C] of acc_t, or null
+  const void* shift;     // [C] of acc_t
+  int64_t pooled_height, pooled_width;
+};
+
+struct Shape {
+  int64_t batch, in_channels, out_channels, height, width;
+
+  int64_t tiles_down() const { return (height + 3) / 4; }
+  int64_t tiles_across() const { return (width + 3) / 4; }
+  int64_t tiles() const { return batch * tiles_down() * tiles_across(); }
+};
+
+// What is written: the map [N, H, W, K]; its 2x2, stride-2 max pool [N, OH, OW, K] and `codes_out`; or the map's values
+// at the winners that `codes` names, [N, OH, OW, K].
+enum class Result { kMap, kPool, kWinners };
+
+struct ForwardParams {
+  Shape shape;
+  Source source;
+  Weight weight;     // of the maps' dtype
+  const void* bias;  // [K] of the maps' dtype, or null
+  bool relu;
+  Result result;
+  void* output;
+  uint8_t* codes_out;
+  const uint8_t* codes;
+  int64_t pooled_height, pooled_width;  // of kPool and kWinners
+};
+
+// The work is cut into tasks by tiles and by output channels. Every output is the same sum however it is cut.
+struct Tasks {
+  int64_t tile_blocks, channel_blocks;
+
+  int64_t count() const { return tile_blocks * channel_blocks; }
+};
+Tasks forward_tasks(const Shape& shape, int64_t threads);
+void forward(DType dtype, const ForwardParams& params, const Tasks& tasks, int64_t begin, int64_t end);
+
+// The tiles are summed over in parts, whose number depends on the shape alone: so does the order of every sum.
+constexpr int64_t kGradBlock = 64;  // output channels of a task
+inline int64_t grad_weight_blocks(const Shape& shape) {
+  return (shape.out_channels + kGradBlock - 1) / kGradBlock;
+}
+int64_t grad_weight_parts(const Shape& shape);
+
+struct GradWeightParams {
+  Shape shape;
+  Source source;
+  const void* grad_output;  // [N, H, W, K]
+  int64_t parts;
+  void* sums;         // [parts, blocks, 36, C, kGradBlock] of acc_t, work space; unused where there is one part
+  void* grad_weight;  // [K, C, 3, 3]
+};
+// First tasks [begin, end) of parts * blocks; then, where there are several parts, input channels [begin, end).
+void grad_weight_sums(DType dtype, const GradWeightParams& params, int64_t begin, int64_t end);
+void grad_weight_taps(DType dtype, const GradWeightParams& params, int64_t begin, int64_t end);
+
+}  // namespace segnet_ext::conv3x3

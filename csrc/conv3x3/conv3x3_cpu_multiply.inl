@@ -1,0 +1,77 @@
+// The multiplication that all the work is: a few rows by two vectors of columns, sums in registers.
+
+namespace conv3x3 {
+
+constexpr int kVectors = 2;
+template <class T>
+constexpr int kPanel = kVectors * kLanesOf<T>;  // columns
+// Rows whose sums fit the registers beside two vectors of columns and a broadcast value: 16 registers, or AVX-512's 32.
+constexpr int kRows = SEGNET_SIMD_BYTES == 64 ? 12 : 6;
+
+// Products that are summed in one chain, before they join the sum of earlier chains: a long chain would make up most of
+// Winograd's rounding error.
+constexpr int64_t kChain = 16;
+
+// product[r, 0 .. kPanel) (+)= sum over k of left(r, k) * right[k, 0 .. kPanel), where left(r, k) is left[r * stride +
+// k], or with kTransposed left[k * stride + r].
+template <class T, bool kTransposed, int kCount>
+void multiply_rows(int64_t depth, const T* left, int64_t stride, const T* right, int64_t right_stride, T* product,
+                   int64_t product_stride, bool accumulate) {
+  constexpr int kLanes = kLanesOf<T>;
+  const auto add_chain = [&](auto length) {
+    Vec<T, kLanes> sum[kCount][kVectors] = {};
+    for (int64_t k = 0; k < length; ++k, right += right_stride) {
+      Vec<T, kLanes> columns[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        columns[v] = load<kLanes>(right + v * kLanes);
+      }
+      for (int r = 0; r < kCount; ++r) {
+        const auto value = broadcast<T, kLanes>(left[kTransposed ? k * stride + r : r * stride + k]);
+        for (int v = 0; v < kVectors; ++v) {
+          sum[r][v] += value * columns[v];
+        }
+      }
+    }
+    for (int r = 0; r < kCount; ++r) {
+      for (int v = 0; v < kVectors; ++v) {
+        T* to = product + r * product_stride + v * kLanes;
+        store<kLanes>(to, accumulate ? load<kLanes>(to) + sum[r][v] : sum[r][v]);
+      }
+    }
+    left += kTransposed ? length * stride : length;
+    accumulate = true;
+  };
+  for (; depth >= kChain; depth -= kChain) {
+    add_chain(std::integral_constant<int64_t, kChain>{});
+  }
+  if (depth > 0) {
+    add_chain(depth);
+  }
+}
+
+template <class T>
+using MultiplyRows = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T*, int64_t, bool);
+
+template <class T, bool kTransposed, int... kIndex>
+MultiplyRows<T> multiply_rows_of(int64_t count, std::integer_sequence<int, kIndex...>) {
+  constexpr MultiplyRows<T> table[] = {multiply_rows<T, kTransposed, kIndex + 1>...};
+  return table[count - 1];
+}
+
+// The same for any number of rows.
+template <class T, bool kTransposed>
+void multiply(int64_t rows, int64_t depth, const T* left, int64_t stride, const T* right, int64_t right_stride,
+              T* product, int64_t product_stride, bool accumulate) {
+  int64_t r = 0;
+  for (; r + kRows <= rows; r += kRows) {
+    multiply_rows<T, kTransposed, kRows>(depth, left + (kTransposed ? r : r * stride), stride, right, right_stride,
+                                         product + r * product_stride, product_stride, accumulate);
+  }
+  if (r < rows) {
+    multiply_rows_of<T, kTransposed>(rows - r, std::make_integer_sequence<int, kRows>{})(
+        depth, left + (kTransposed ? r : r * stride), stride, right, right_stride, product + r * product_stride,
+        product_stride, accumulate);
+  }
+}
+
+}  // namespace conv3x3

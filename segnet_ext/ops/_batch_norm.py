@@ -1,0 +1,60 @@
+"""BatchNorm's statistics, as the operations that begin with a BatchNorm share them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segnet_ext._extension import _C
+
+
+def batch_norm_statistics(
+    op: str, input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, training: bool
+) -> tuple[Tensor, Tensor]:
+    """The mean and biased variance to normalise ``input`` with: the batch's own in training, else the running ones."""
+    if (running_mean is None) != (running_var is None) or not (training or running_mean is not None):
+        raise ValueError(
+            f"{op}: running_mean and running_var must both be given, or in training neither; got "
+            f"running_mean {_shape(running_mean)}, running_var {_shape(running_var)}, training {training}"
+        )
+    if not training:
+        assert running_mean is not None and running_var is not None
+        return running_mean, running_var
+    mean, var = _stats(input.detach())
+    for name, running in (("running_mean", running_mean), ("running_var", running_var)):
+        if running is not None and running.shape != mean.shape:
+            raise ValueError(f"{op}: {name} must have shape {list(mean.shape)} (C), got {list(running.shape)}")
+    return mean, var
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "None" if tensor is None else str(tuple(tensor.shape))
+
+
+def update_running_stats(
+    input: Tensor, mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float
+) -> None:
+    """Move running statistics in place towards a batch's, the variance without bias."""
+    count = input.numel() // input.shape[1]
+    if count == 0:  # an empty batch says nothing about the data
+        return
+    unbiased = var * (count / (count - 1))
+    with torch.no_grad():
+        for running, batch in ((running_mean, mean), (running_var, unbiased)):
+            # In the batch's precision, rounded once.
+            running.copy_(torch.lerp(running.to(batch.dtype), batch, momentum))
+
+
+@torch.library.custom_op("segnet_ext::bn_relu_max_pool2d_stats", mutates_args=())
+def _stats(input: Tensor) -> tuple[Tensor, Tensor]:
+    return _C.bn_relu_max_pool2d_stats(input)
+
+
+@_stats.register_fake
+def _(input: Tensor) -> tuple[Tensor, Tensor]:
+    return per_channel(input), per_channel(input)
+
+
+def per_channel(input: Tensor) -> Tensor:
+    """An uninitialised vector [C] of the type that the statistics of ``input`` have."""
+    return input.new_empty(input.shape[1], dtype=torch.float64 if input.dtype == torch.float64 else torch.float32)
