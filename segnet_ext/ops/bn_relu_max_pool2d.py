@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segnet_ext._extension import _C
-from segnet_ext.ops._common import empty_codes, empty_map, pooled_size, refuse_double_backward
+from segnet_ext.ops._common import empty_codes, empty_map, operator, pooled_size, refuse_double_backward
 
 
 def bn_relu_max_pool2d(
@@ -94,16 +94,18 @@ def _update_running_stats(
     unbiased = var * (count / (count - 1))
     with torch.no_grad():
         for running, batch in ((running_mean, mean), (running_var, unbiased)):
-            # In the batch's precision, rounded once.
-            running.copy_(torch.lerp(running.to(batch.dtype), batch, momentum))
+            if running.dtype == batch.dtype:
+                running.lerp_(batch, momentum)
+            else:  # in the batch's precision, rounded once
+                running.copy_(torch.lerp(running.to(batch.dtype), batch, momentum))
 
 
-@torch.library.custom_op("segnet_ext::bn_relu_max_pool2d_stats", mutates_args=())
+@operator("bn_relu_max_pool2d_stats")
 def _stats(input: Tensor) -> tuple[Tensor, Tensor]:
     return _C.bn_relu_max_pool2d_stats(input)
 
 
-@_stats.register_fake
+@torch.library.register_fake(_stats)
 def _(input: Tensor) -> tuple[Tensor, Tensor]:
     return _per_channel(input), _per_channel(input)
 
@@ -113,7 +115,7 @@ def _per_channel(input: Tensor) -> Tensor:
 
 
 # The statistics are arguments, not results: the gradient they carry in training is part of the formula for input's.
-@torch.library.custom_op("segnet_ext::bn_relu_max_pool2d", mutates_args=())
+@operator("bn_relu_max_pool2d")
 def _forward(
     input: Tensor,
     weight: Tensor | None,
@@ -127,7 +129,7 @@ def _forward(
     return _C.bn_relu_max_pool2d_forward(input, weight, bias, mean, var, eps, ceil_mode)
 
 
-@_forward.register_fake
+@torch.library.register_fake(_forward)
 def _(
     input: Tensor,
     weight: Tensor | None,
@@ -143,7 +145,7 @@ def _(
     return empty_map(input, channels, *pooled), empty_codes(input, channels, *pooled)
 
 
-@torch.library.custom_op("segnet_ext::bn_relu_max_pool2d_backward", mutates_args=())
+@operator("bn_relu_max_pool2d_backward")
 def _backward(
     grad_output: Tensor,
     input: Tensor,
@@ -158,7 +160,7 @@ def _backward(
     return _C.bn_relu_max_pool2d_backward(grad_output, input, codes, weight, bias, mean, var, eps, batch_statistics)
 
 
-@_backward.register_fake
+@torch.library.register_fake(_backward)
 def _(
     grad_output: Tensor,
     input: Tensor,
@@ -191,5 +193,5 @@ def _autograd(ctx: Any, grad_output: Tensor, _grad_codes: None) -> tuple[Tensor 
     )
 
 
-_forward.register_autograd(_autograd, setup_context=_setup_context)
+torch.library.register_autograd(_forward, _autograd, setup_context=_setup_context)
 refuse_double_backward(_backward, "bn_relu_max_pool2d")
