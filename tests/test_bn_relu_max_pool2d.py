@@ -284,6 +284,18 @@ def test_variance_of_values_far_from_zero_in_float32(device, offset, scale):
     assert_no_worse_than_torch(variance, theirs[1], truths[1])
 
 
+@pytest.mark.parametrize("place", [(0, 0), (7, 9)], ids=str)
+def test_statistics_beside_one_value_far_from_the_rest_in_float32(device, place):
+    x = normals(2, 8, 37, 41).float().to(device)
+    x[0, :, place[0], place[1]] = 1e3
+    mean, variance = torch.zeros(8, device=device), torch.ones(8, device=device)
+    truths = [t.double() for t in (mean, variance)]
+    bn_relu_max_pool2d(x, None, None, mean, variance, True, 1.0)
+    F.batch_norm(x.double(), *truths, training=True, momentum=1.0)
+    assert float((mean - truths[0]).abs().max()) <= 1e-6 * float(truths[1].sqrt().min())
+    assert float((variance / truths[1] - 1).abs().max()) <= 1e-5
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=id_of)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("ceil_mode", [False, True])
@@ -316,10 +328,11 @@ def test_special_values(device, values, ceil_mode, layout, dtype):
     assert_equal(x.grad, y.grad)
 
 
+@pytest.mark.parametrize("place", [(0, 0), (2, 3)], ids=str)  # statistics may start from the first pixel
 @pytest.mark.parametrize("special", [math.nan, math.inf])
-def test_training_on_special_values(device, special):
+def test_training_on_special_values(device, special, place):
     x = normals(2, 3, 6, 6).to(device)
-    x[0, 1, 2, 3] = special
+    x[(0, 1, *place)] = special
     ours, torchs = parameters(3, device=device), parameters(3, device=device)
     output, codes = bn_relu_max_pool2d(x, *ours, True)
     expected, expected_codes = torch_pool(unfused(x, torchs, True), False)

@@ -6,6 +6,7 @@
 
 #include "bn_relu_conv2d/bn_relu_conv2d_cpu_kernel.h"
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
+#include "common/huge_pages.h"
 #include "common/parallel.h"
 #include "conv3x3/conv3x3.h"
 #include "max_pool2d_with_codes/max_pool2d_with_codes.h"
@@ -78,8 +79,8 @@ Convolution make_convolution(const char* op, const at::Tensor& input, const at::
 }
 
 at::Tensor empty_map(const at::Tensor& like, int64_t channels, int64_t height, int64_t width) {
-  return at::empty({like.size(0), channels, height, width},
-                   like.options().memory_format(at::MemoryFormat::ChannelsLast));
+  return with_huge_pages(
+      at::empty({like.size(0), channels, height, width}, like.options().memory_format(at::MemoryFormat::ChannelsLast)));
 }
 
 // What writes the whole map of height x width to output.

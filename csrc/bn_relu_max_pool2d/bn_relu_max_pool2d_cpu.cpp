@@ -10,9 +10,12 @@
 namespace segnet_ext::bn_relu_max_pool2d {
 namespace {
 
+// Elements that a part of a reduction is worth: fewer parts than tasks elsewhere, since every part has sums to merge.
+constexpr int64_t kPartElements = 2 * kGrainElements;
+
 // Parts of a reduction over `items`: by their number alone, never by the number of threads.
 int64_t parts_of(int64_t items, int64_t elements_per_item) {
-  const int64_t worth = items * elements_per_item / kGrainElements;
+  const int64_t worth = items * elements_per_item / kPartElements;
   return std::max<int64_t>(1, std::min({kMaxParts, items, worth}));
 }
 
@@ -124,8 +127,10 @@ void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const a
   parallel_tasks(parts, kGrainElements,
                  [&](int64_t begin, int64_t end) { backward_reduce(dtype, params, begin, end); });
   merge_sums(partial, shape.pixels(), affine.invstd, grad_weight, grad_bias, grad_mean, projection);
-  parallel_tasks(shape.pooled_rows(), row_elements,
-                 [&](int64_t begin, int64_t end) { backward_input(dtype, params, begin, end); });
+  if (batch_statistics) {
+    parallel_tasks(shape.pooled_rows(), row_elements,
+                   [&](int64_t begin, int64_t end) { backward_input(dtype, params, begin, end); });
+  }
 }
 
 }  // namespace segnet_ext::bn_relu_max_pool2d

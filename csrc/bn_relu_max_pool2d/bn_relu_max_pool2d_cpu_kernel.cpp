@@ -23,40 +23,13 @@ int64_t part_begin(int64_t items, int64_t parts, int64_t part) {
 #include "simd/foreach_level.h"
 
 namespace segnet_ext::bn_relu_max_pool2d {
-namespace {
-
-// Merges all parts into the first and writes its moments.
-template <class acc_t>
-void merge_parts(const StatsParams& p, acc_t* mean, acc_t* var) {
-  for (int64_t part = 1; part < p.parts; ++part) {
-    const int64_t first = part_begin(p.pixels, p.parts, part);
-    const int64_t last = part_begin(p.pixels, p.parts, part + 1);
-    for (int64_t c = 0; c < p.channels; ++c) {
-      Moments<double> moments{p.partial_sum[c], p.partial_squares[c]};
-      moments.merge(static_cast<double>(first), p.partial_sum[part * p.channels + c],
-                    p.partial_squares[part * p.channels + c], static_cast<double>(last - first));
-      p.partial_sum[c] = moments.sum;
-      p.partial_squares[c] = moments.squares;
-    }
-  }
-  for (int64_t c = 0; c < p.channels; ++c) {
-    mean[c] = static_cast<acc_t>(p.partial_sum[c] / static_cast<double>(p.pixels));
-    var[c] = static_cast<acc_t>(p.partial_squares[c] / static_cast<double>(p.pixels));
-  }
-}
-
-}  // namespace
 
 void stats(DType dtype, const StatsParams& params, int64_t begin_part, int64_t end_part) {
   SEGNET_CALL_AT_LEVEL(bn_relu_max_pool2d::Stats, dtype, params, begin_part, end_part);
 }
 
 void merge_stats(DType dtype, const StatsParams& params, void* mean, void* var) {
-  if (dtype == DType::kDouble) {
-    merge_parts(params, static_cast<double*>(mean), static_cast<double*>(var));
-  } else {
-    merge_parts(params, static_cast<float*>(mean), static_cast<float*>(var));
-  }
+  SEGNET_CALL_AT_LEVEL(bn_relu_max_pool2d::MergeStats, dtype, params, mean, var);
 }
 
 void forward(DType dtype, const ForwardParams& params, int64_t begin, int64_t end) {

@@ -12,10 +12,10 @@ struct StatsParams {
   int64_t pixels, channels;
   const void* input;        // [pixels, C]
   int64_t parts;            // at most kMaxParts
-  double* partial_sum;      // [parts, C] zero on entry
-  double* partial_squares;  // [parts, C] zero on entry; sums of squared deviations from the part's mean
+  double* partial_sum;      // [parts, C] zero on entry; sums of distances from the channel's first value
+  double* partial_squares;  // [parts, C] zero on entry; sums of squared distances from it
 };
-// Part `part` of the statistics covers the pixels part_begin(part) to part_begin(part + 1).
+// Sums up the parts [begin_part, end_part), each an equal share of the pixels.
 void stats(DType dtype, const StatsParams& params, int64_t begin_part, int64_t end_part);
 // Merges the parts: mean and biased variance, [C] of acc_t.
 void merge_stats(DType dtype, const StatsParams& params, void* mean, void* var);
@@ -24,9 +24,9 @@ void merge_stats(DType dtype, const StatsParams& params, void* mean, void* var);
 void forward(DType dtype, const ForwardParams& params, int64_t begin, int64_t end);
 
 // Sums over winners only, into partial sums that are zero on entry; at most kMaxParts of them. Part `part` covers an
-// equal share of the pooled rows.
+// equal share of the pooled rows. With fixed statistics this writes grad_input too, which then needs none of the sums.
 void backward_reduce(DType dtype, const BackwardParams& params, int64_t begin_part, int64_t end_part);
-// Writes the input gradient that belongs to the pooled rows [begin, end), each element once.
+// With batch statistics: writes the input gradient that belongs to the pooled rows [begin, end), each element once.
 void backward_input(DType dtype, const BackwardParams& params, int64_t begin, int64_t end);
 
 }  // namespace segnet_ext::bn_relu_max_pool2d

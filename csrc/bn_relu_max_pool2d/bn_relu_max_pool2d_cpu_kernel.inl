@@ -8,72 +8,114 @@ using segnet_ext::bn_relu_max_pool2d::ForwardParams;
 using segnet_ext::bn_relu_max_pool2d::part_begin;
 using segnet_ext::bn_relu_max_pool2d::StatsParams;
 
-// Elements of a block of pixels that is read twice, once for its mean and once for its deviations: it stays in L1.
-constexpr int64_t kStatsBlockBytes = 16 * 1024;
+// The sums of a channel's distances from its first value, its origin, and of the distances' squares. As the origin is
+// one of the values, it lies at most sqrt(count) deviations from their mean: double has the digits for these sums, also
+// where the mean is large beside the deviation. A few pixels at a time are summed in acc_t, for speed: as distances
+// from the first of them, for the same reason.
+constexpr int kStatsPixels = 16;
 
-// sum of value(load(from + i * stride)) over i in [0, count), in four interleaved chains to hide the adder's latency.
-template <int kLanes, class scalar_t, class Value>
-SEGNET_INLINE auto sum_strided(const scalar_t* from, int64_t stride, int64_t count, const Value& value) {
-  constexpr int kChains = 4;
-  Vec<acc_type<scalar_t>, kLanes> sum[kChains] = {};
-  int64_t i = 0;
-  for (; i + kChains <= count; i += kChains) {
-    for (int k = 0; k < kChains; ++k) {
-      sum[k] += value(load<kLanes>(from + (i + k) * stride));
-    }
-  }
-  for (; i < count; ++i) {
-    sum[0] += value(load<kLanes>(from + i * stride));
-  }
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+// Infinity and NaN are no origin: the distance of infinity from itself is NaN.
+template <class V>
+SEGNET_INLINE V finite_or_zero(V value) {
+  return value - value == V{} ? value : V{};
 }
 
 struct Stats {
   template <class scalar_t>
   static void run(const StatsParams& p, int64_t begin_part, int64_t end_part) {
+    const int64_t channels = p.channels;
+    const auto* input = static_cast<const scalar_t*>(p.input);
     for (int64_t part = begin_part; part < end_part; ++part) {
-      run_part<scalar_t>(p, part);
+      double* sum = p.partial_sum + part * channels;
+      double* squares = p.partial_squares + part * channels;
+      // Parts are cut between whole groups of pixels.
+      const int64_t groups = (p.pixels + kStatsPixels - 1) / kStatsPixels;
+      int64_t pixel = part_begin(groups, p.parts, part) * kStatsPixels;
+      const int64_t last = std::min(p.pixels, part_begin(groups, p.parts, part + 1) * kStatsPixels);
+      for (; pixel + kStatsPixels <= last; pixel += kStatsPixels) {
+        add_pixels<kStatsPixels>(input, pixel, channels, sum, squares);
+      }
+      for (; pixel < last; ++pixel) {
+        add_pixels<1>(input, pixel, channels, sum, squares);
+      }
     }
   }
 
-  template <class scalar_t>
-  static void run_part(const StatsParams& p, int64_t part) {
+  template <int kPixels, class scalar_t>
+  SEGNET_INLINE static void add_pixels(const scalar_t* input, int64_t pixel, int64_t channels, double* sum,
+                                       double* squares) {
     using acc_t = acc_type<scalar_t>;
-    const auto* input = static_cast<const scalar_t*>(p.input);
-    double* part_sum = p.partial_sum + part * p.channels;
-    double* part_squares = p.partial_squares + part * p.channels;
-    const int64_t first = part_begin(p.pixels, p.parts, part);
-    const int64_t last = part_begin(p.pixels, p.parts, part + 1);
-    const int64_t fit = kStatsBlockBytes / (p.channels * static_cast<int64_t>(sizeof(scalar_t)));
-    const int64_t block = fit < 8 ? 8 : fit;
-
-    const std::unique_ptr<acc_t[]> block_mean(new acc_t[3 * p.channels]);
-    acc_t* block_rest = block_mean.get() + p.channels;
-    acc_t* block_squares = block_rest + p.channels;
-
-    for (int64_t pixel = first; pixel < last; pixel += block) {
-      const int64_t count = last - pixel < block ? last - pixel : block;
-      // The mean is rounded to acc_t; the sum of deviations from it, all small, tells by how much.
-      for_lanes<acc_t>(p.channels, [&](int64_t c, auto lanes) {
-        constexpr int kLanes = decltype(lanes)::value;
-        const scalar_t* from = input + pixel * p.channels + c;
-        const auto mean = sum_strided<kLanes>(from, p.channels, count, [](auto x) { return x; }) / acc_t(count);
-        store<kLanes>(block_mean.get() + c, mean);
-        store<kLanes>(block_rest + c, sum_strided<kLanes>(from, p.channels, count, [&](auto x) { return x - mean; }));
-        store<kLanes>(block_squares + c,
-                      sum_strided<kLanes>(from, p.channels, count, [&](auto x) { return (x - mean) * (x - mean); }));
-      });
-      const auto values = static_cast<double>(count);
-      for (int64_t c = 0; c < p.channels; ++c) {
-        // NaN where the mean is infinite, and no correction then.
-        const double rest = block_rest[c] == block_rest[c] ? block_rest[c] : 0;
-        Moments<double> moments{part_sum[c], part_squares[c]};
-        moments.merge(static_cast<double>(pixel - first), block_mean[c] * values + rest,
-                      block_squares[c] - rest * rest / values, values);
-        part_sum[c] = moments.sum;
-        part_squares[c] = moments.squares;
+    constexpr int kChains = kPixels < 4 ? kPixels : 4;  // to hide the adder's latency
+    for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
+      constexpr int kLanes = decltype(lanes)::value;
+      using V = Vec<acc_t, kLanes>;
+      const scalar_t* from = input + pixel * channels + c;
+      prefetch<kPixels * kLanes>(input + (pixel + kPixels) * channels + kPixels * c);
+      const V center = finite_or_zero(load<kLanes>(from));
+      V sums[kChains] = {}, sums_of_squares[kChains] = {};
+      for (int i = 0; i < kPixels; ++i) {
+        const V distance = load<kLanes>(from + i * channels) - center;
+        sums[i % kChains] += distance;
+        sums_of_squares[i % kChains] += distance * distance;
       }
+      for (int i = 1; i < kChains; ++i) {
+        sums[0] += sums[i];
+        sums_of_squares[0] += sums_of_squares[i];
+      }
+      const V origin = finite_or_zero(load<kLanes>(input + c));
+      add_moments<acc_t, kLanes>(kPixels, origin, center, sums[0], sums_of_squares[0], sum + c, squares + c);
+    });
+  }
+
+  // So many short strides are more than the processor foresees: while some pixels are read, the memory of the next ones
+  // is fetched in its own order, to level 2 since level 1 may not hold both. Past the map's end this does nothing.
+  template <int kCount, class scalar_t>
+  SEGNET_INLINE static void prefetch(const scalar_t* from) {
+    constexpr int kLine = 64 / sizeof(scalar_t);
+    for (int i = 0; i < kCount; i += kLine) {
+      __builtin_prefetch(from + i, 0, 2);
     }
+  }
+
+  // Adds the sums over `count` values, measured from `center`, to the sums measured from `origin`.
+  template <class acc_t, int kLanes>
+  SEGNET_INLINE static void add_moments(double count, Vec<acc_t, kLanes> origin, Vec<acc_t, kLanes> center,
+                                        Vec<acc_t, kLanes> center_sum, Vec<acc_t, kLanes> center_squares, double* sum,
+                                        double* squares) {
+    // A vector of floats makes two of doubles.
+    constexpr int kWide = kLanes < kLanesOf<double> ? kLanes : kLanesOf<double>;
+    const Vec<acc_t, kLanes> all[] = {origin, center, center_sum, center_squares};
+    Vec<acc_t, kWide> halves[4][kLanes / kWide];
+    __builtin_memcpy(halves, all, sizeof(all));
+    for (int i = 0; i < kLanes / kWide; ++i) {
+      const auto move = to_double<kWide>(halves[1][i]) - to_double<kWide>(halves[0][i]);
+      const auto moved = move * count;
+      const auto distances = to_double<kWide>(halves[2][i]);
+      store<kWide>(sum + i * kWide, load<kWide>(sum + i * kWide) + (distances + moved));
+      store<kWide>(squares + i * kWide,
+                   load<kWide>(squares + i * kWide) + to_double<kWide>(halves[3][i]) + move * (moved + 2 * distances));
+    }
+  }
+};
+
+struct MergeStats {
+  template <class scalar_t>
+  static void run(const StatsParams& p, void* mean, void* var) {
+    using acc_t = acc_type<scalar_t>;
+    const auto pixels = static_cast<double>(p.pixels);
+    for_lanes<double>(p.channels, [&](int64_t c, auto lanes) {
+      constexpr int kLanes = decltype(lanes)::value;
+      Vec<double, kLanes> sum{}, squares{};
+      for (int64_t part = 0; part < p.parts; ++part) {
+        sum += load<kLanes>(p.partial_sum + part * p.channels + c);
+        squares += load<kLanes>(p.partial_squares + part * p.channels + c);
+      }
+      const auto origin = to_double<kLanes>(finite_or_zero(load<kLanes>(static_cast<const scalar_t*>(p.input) + c)));
+      const auto variance = (squares - sum * (sum / pixels)) / pixels;
+      store<kLanes>(static_cast<acc_t*>(mean) + c, from_double<acc_t, kLanes>(origin + sum / pixels));
+      // Rounding may leave less than nothing of it. Written so that NaN stays.
+      store<kLanes>(static_cast<acc_t*>(var) + c, from_double<acc_t, kLanes>(relu(variance)));
+    });
   }
 };
 
@@ -112,42 +154,120 @@ struct Winner {
 
   SEGNET_INLINE Winner(const scalar_t* corner, int64_t row_stride, int64_t col_stride, const scalar_t* grad_output,
                        const uint8_t* codes, const Transform<acc_t>& transform, int64_t c) {
-    code = load_codes<acc_t, kLanes>(codes) & code_mask(kRows, kCols);
+    code = load_codes<acc_t, kLanes>(codes, c, kRows, kCols);
     for (int row = 0; row < kRows; ++row) {
       for (int col = 0; col < kCols; ++col) {
         x[row][col] = load<kLanes>(corner + row * row_stride + col * col_stride);
-        x_winner = row + col == 0 ? x[0][0] : (code == 2 * row + col ? x[row][col] : x_winner);
+        x_winner = row + col == 0 ? x[0][0] : (wins(row, col) ? x[row][col] : x_winner);
       }
     }
     grad = relu_grad(load<kLanes>(grad_output), transform.template apply<scalar_t, kLanes>(x_winner, c));
+  }
+
+  SEGNET_INLINE auto wins(int row, int col) const { return code == code_lanes<acc_t, kLanes>(2 * row + col); }
+};
+
+// Calls body(winner, input_offset, channel) for every window of the pooled rows [begin, end) and vector of channels,
+// and outside(input_offset) as for_each_window does.
+template <class scalar_t, class Body, class Outside>
+SEGNET_INLINE void for_each_winner(const BackwardParams& p, int64_t begin, int64_t end, const Body& body,
+                                   const Outside& outside) {
+  using acc_t = acc_type<scalar_t>;
+  const int64_t channels = p.shape.channels;
+  const int64_t row_stride = p.shape.width * channels;
+  const auto* input = static_cast<const scalar_t*>(p.input);
+  const auto* grad_output = static_cast<const scalar_t*>(p.grad_output);
+  const Transform<acc_t> transform{static_cast<const acc_t*>(p.scale), static_cast<const acc_t*>(p.shift)};
+  const auto window = [&](int64_t offset, int64_t index, auto rows, auto cols) {
+    const uint8_t* codes = p.codes + index * codes_bytes(channels);
+    for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
+      const Winner<decltype(rows)::value, decltype(cols)::value, decltype(lanes)::value, scalar_t> winner(
+          input + offset + c, row_stride, channels, grad_output + index * channels + c, codes, transform, c);
+      body(winner, offset, c);
+    });
+  };
+  for_each_window(p.shape, begin, end, window, outside);
+}
+
+// Writes grad_input. With fixed statistics a pixel's gradient does not depend on its own value, which may be infinite.
+template <class scalar_t, bool kBatchStatistics>
+struct InputGrad {
+  using acc_t = acc_type<scalar_t>;
+  int64_t channels, row_stride;
+  const scalar_t* input;
+  const acc_t *mean, *scale, *grad_mean, *projection;
+  scalar_t* grad_input;
+
+  explicit InputGrad(const BackwardParams& p)
+      : channels(p.shape.channels),
+        row_stride(p.shape.width * channels),
+        input(static_cast<const scalar_t*>(p.input)),
+        mean(static_cast<const acc_t*>(p.mean)),
+        scale(static_cast<const acc_t*>(p.scale)),
+        grad_mean(static_cast<const acc_t*>(p.grad_mean)),
+        projection(static_cast<const acc_t*>(p.projection)),
+        grad_input(static_cast<scalar_t*>(p.grad_input)) {}
+
+  template <int kLanes>
+  SEGNET_INLINE Vec<acc_t, kLanes> of(Vec<acc_t, kLanes> grad, Vec<acc_t, kLanes> x, int64_t c) const {
+    if constexpr (kBatchStatistics) {
+      const BatchNormInputGrad<Vec<acc_t, kLanes>> batch_norm{
+          load<kLanes>(scale + c), load<kLanes>(mean + c), load<kLanes>(grad_mean + c), load<kLanes>(projection + c)};
+      return batch_norm(grad, x);
+    } else {
+      return load<kLanes>(scale + c) * grad;
+    }
+  }
+
+  template <int kRows, int kCols, int kLanes>
+  SEGNET_INLINE void window(const Winner<kRows, kCols, kLanes, scalar_t>& winner, int64_t offset, int64_t c) const {
+    for (int row = 0; row < kRows; ++row) {
+      for (int col = 0; col < kCols; ++col) {
+        const auto grad = winner.wins(row, col) ? winner.grad : Vec<acc_t, kLanes>{};
+        store<kLanes>(grad_input + offset + row * row_stride + col * channels + c,
+                      of<kLanes>(grad, winner.x[row][col], c));
+      }
+    }
+  }
+
+  SEGNET_INLINE void outside(int64_t offset) const {
+    for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
+      constexpr int kLanes = decltype(lanes)::value;
+      store<kLanes>(grad_input + offset + c, of<kLanes>(Vec<acc_t, kLanes>{}, load<kLanes>(input + offset + c), c));
+    });
   }
 };
 
 struct BackwardReduce {
   template <class scalar_t>
   static void run(const BackwardParams& p, int64_t begin_part, int64_t end_part) {
+    p.batch_statistics ? run_with<scalar_t, true>(p, begin_part, end_part)
+                       : run_with<scalar_t, false>(p, begin_part, end_part);
+  }
+
+  template <class scalar_t, bool kBatchStatistics>
+  static void run_with(const BackwardParams& p, int64_t begin_part, int64_t end_part) {
     using acc_t = acc_type<scalar_t>;
     const int64_t channels = p.shape.channels;
-    const int64_t row_stride = p.shape.width * channels;
-    const auto* input = static_cast<const scalar_t*>(p.input);
-    const auto* grad_output = static_cast<const scalar_t*>(p.grad_output);
     const auto* mean = static_cast<const acc_t*>(p.mean);
-    const Transform<acc_t> transform{static_cast<const acc_t*>(p.scale), static_cast<const acc_t*>(p.shift)};
+    const InputGrad<scalar_t, kBatchStatistics> input_grad(p);
     // One row of windows is summed in acc_t, rows in double.
     const std::unique_ptr<acc_t[]> row_sum(new acc_t[2 * channels]);
     acc_t* row_product = row_sum.get() + channels;
 
-    const auto window = [&](int64_t offset, int64_t index, auto rows, auto cols) {
-      constexpr int kRows = decltype(rows)::value, kCols = decltype(cols)::value;
-      for_each_code<acc_t>(
-          channels, p.codes + index * codes_bytes(channels), [&](int64_t c, const uint8_t* codes, auto lanes) {
-            constexpr int kLanes = decltype(lanes)::value;
-            const Winner<kRows, kCols, kLanes, scalar_t> winner(
-                input + offset + c, row_stride, channels, grad_output + index * channels + c, codes, transform, c);
-            const auto deviation = winner.x_winner - load<kLanes>(mean + c);
-            store<kLanes>(row_sum.get() + c, load<kLanes>(row_sum.get() + c) + winner.grad);
-            store<kLanes>(row_product + c, load<kLanes>(row_product + c) + winner.grad * deviation);
-          });
+    const auto window = [&](const auto& winner, int64_t offset, int64_t c) {
+      constexpr int kLanes = sizeof(winner.grad) / sizeof(acc_t);
+      const auto deviation = winner.x_winner - load<kLanes>(mean + c);
+      store<kLanes>(row_sum.get() + c, load<kLanes>(row_sum.get() + c) + winner.grad);
+      store<kLanes>(row_product + c, load<kLanes>(row_product + c) + winner.grad * deviation);
+      if constexpr (!kBatchStatistics) {
+        input_grad.window(winner, offset, c);
+      }
+    };
+    const auto outside = [&](int64_t offset) {
+      if constexpr (!kBatchStatistics) {
+        input_grad.outside(offset);
+      }
     };
 
     for (int64_t part = begin_part; part < end_part; ++part) {
@@ -156,7 +276,7 @@ struct BackwardReduce {
       const int64_t last = part_begin(p.shape.pooled_rows(), p.parts, part + 1);
       for (int64_t row = part_begin(p.shape.pooled_rows(), p.parts, part); row < last; ++row) {
         std::fill_n(row_sum.get(), 2 * channels, acc_t(0));
-        for_each_window(p.shape, row, row + 1, window, [](int64_t) {});
+        for_each_winner<scalar_t>(p, row, row + 1, window, outside);
         for (int64_t c = 0; c < channels; ++c) {
           sum[c] += row_sum[c];
           product[c] += row_product[c];
@@ -169,58 +289,10 @@ struct BackwardReduce {
 struct BackwardInput {
   template <class scalar_t>
   static void run(const BackwardParams& p, int64_t begin, int64_t end) {
-    p.batch_statistics ? run_with<scalar_t, true>(p, begin, end) : run_with<scalar_t, false>(p, begin, end);
-  }
-
-  template <class scalar_t, bool kBatchStatistics>
-  static void run_with(const BackwardParams& p, int64_t begin, int64_t end) {
-    using acc_t = acc_type<scalar_t>;
-    const int64_t channels = p.shape.channels;
-    const int64_t row_stride = p.shape.width * channels;
-    const auto* input = static_cast<const scalar_t*>(p.input);
-    const auto* grad_output = static_cast<const scalar_t*>(p.grad_output);
-    const auto* mean = static_cast<const acc_t*>(p.mean);
-    const auto* scale = static_cast<const acc_t*>(p.scale);
-    const auto* grad_mean = static_cast<const acc_t*>(p.grad_mean);
-    const auto* projection = static_cast<const acc_t*>(p.projection);
-    auto* grad_input = static_cast<scalar_t*>(p.grad_input);
-    const Transform<acc_t> transform{scale, static_cast<const acc_t*>(p.shift)};
-
-    // With fixed statistics a pixel's gradient does not depend on its own value, which may be infinite.
-    const auto input_grad = [&](auto grad, auto x, int64_t c, auto lanes) {
-      constexpr int kLanes = decltype(lanes)::value;
-      if constexpr (kBatchStatistics) {
-        const BatchNormInputGrad<Vec<acc_t, kLanes>> batch_norm{
-            load<kLanes>(scale + c), load<kLanes>(mean + c), load<kLanes>(grad_mean + c), load<kLanes>(projection + c)};
-        return batch_norm(grad, x);
-      } else {
-        return load<kLanes>(scale + c) * grad;
-      }
-    };
-    const auto window = [&](int64_t offset, int64_t index, auto rows, auto cols) {
-      constexpr int kRows = decltype(rows)::value, kCols = decltype(cols)::value;
-      for_each_code<acc_t>(
-          channels, p.codes + index * codes_bytes(channels), [&](int64_t c, const uint8_t* codes, auto lanes) {
-            constexpr int kLanes = decltype(lanes)::value;
-            const Winner<kRows, kCols, kLanes, scalar_t> winner(
-                input + offset + c, row_stride, channels, grad_output + index * channels + c, codes, transform, c);
-            for (int row = 0; row < kRows; ++row) {
-              for (int col = 0; col < kCols; ++col) {
-                const auto grad = winner.code == 2 * row + col ? winner.grad : Vec<acc_t, kLanes>{};
-                store<kLanes>(grad_input + offset + row * row_stride + col * channels + c,
-                              input_grad(grad, winner.x[row][col], c, lanes));
-              }
-            }
-          });
-    };
-    const auto outside = [&](int64_t offset) {
-      for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
-        constexpr int kLanes = decltype(lanes)::value;
-        const auto x = load<kLanes>(input + offset + c);
-        store<kLanes>(grad_input + offset + c, input_grad(Vec<acc_t, kLanes>{}, x, c, lanes));
-      });
-    };
-    for_each_window(p.shape, begin, end, window, outside);
+    const InputGrad<scalar_t, true> input_grad(p);
+    for_each_winner<scalar_t>(
+        p, begin, end, [&](const auto& winner, int64_t offset, int64_t c) { input_grad.window(winner, offset, c); },
+        [&](int64_t offset) { input_grad.outside(offset); });
   }
 };
 

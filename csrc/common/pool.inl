@@ -1,9 +1,6 @@
 // The walk over pooling windows that the pool operations share. Included at each SIMD level; needs common/pool_shape.h
 // and segnet_ext/codes.h.
 
-// Channels whose unpacked codes are held at a time.
-constexpr int64_t kCodeBlock = 256;
-
 template <int kValue>
 using Int = std::integral_constant<int, kValue>;
 
@@ -48,29 +45,40 @@ SEGNET_INLINE void for_each_window(const PoolShape& shape, int64_t begin, int64_
   }
 }
 
-SEGNET_INLINE void pack_code_bytes(const uint8_t* codes, int64_t bytes, uint8_t* packed) {
-  for (int64_t b = 0; b < bytes; ++b) {
-    uint32_t word;
-    __builtin_memcpy(&word, codes + kCodesPerByte * b, sizeof(word));
-    packed[b] = pack_codes(word);
+// Codes of kLanes channels as they lie in the packed bytes: lane i has its code in bits 2 * i and 2 * i + 1, so that no
+// lane is ever shifted. `code` in every lane:
+template <class acc_t, int kLanes>
+SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> code_lanes(uint32_t code) {
+  Vec<mask_type<acc_t>, kLanes> lanes{};
+  for (int i = 0; i < kLanes; ++i) {
+    lanes[i] = static_cast<mask_type<acc_t>>(code << (2 * i));
   }
-}
-SEGNET_INLINE void unpack_code_bytes(const uint8_t* packed, int64_t bytes, uint8_t* codes) {
-  for (int64_t b = 0; b < bytes; ++b) {
-    const uint32_t word = unpack_codes(packed[b]);
-    __builtin_memcpy(codes + kCodesPerByte * b, &word, sizeof(word));
-  }
+  return lanes;
 }
 
-// Unpacks a window's codes block by block of channels and calls body(channel, code_in_block_pointer, lanes) for vectors
-// of acc_t lanes.
-template <class acc_t, class Body>
-SEGNET_INLINE void for_each_code(int64_t channels, const uint8_t* packed, const Body& body) {
-  alignas(64) uint8_t codes[kCodeBlock];
-  for (int64_t start = 0; start < channels; start += kCodeBlock) {
-    const int64_t count = channels - start < kCodeBlock ? channels - start : kCodeBlock;
-    unpack_code_bytes(packed + start / kCodesPerByte, codes_bytes(count), codes);
-    for_lanes<acc_t>(count, [&](int64_t i, auto lanes) { body(start + i, codes + i, lanes); });
+// The codes of channels c to c + kLanes - 1 of a window of that many rows and columns; `packed` are the window's bytes.
+template <class acc_t, int kLanes>
+SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> load_codes(const uint8_t* packed, int64_t c, int rows, int cols) {
+  uint32_t word = 0;
+  if constexpr (kLanes >= kCodesPerByte) {
+    __builtin_memcpy(&word, packed + c / kCodesPerByte, kLanes / kCodesPerByte);
+  } else {
+    word = packed[c / kCodesPerByte] >> (2 * (c % kCodesPerByte));
+  }
+  word &= static_cast<uint32_t>(code_mask(rows, cols)) * 0x55555555u;
+  return broadcast<mask_type<acc_t>, kLanes>(static_cast<mask_type<acc_t>>(word)) & code_lanes<acc_t, kLanes>(3);
+}
+
+// Called with c ascending from 0; leaves the bits of channels that are not there zero.
+template <class acc_t, int kLanes>
+SEGNET_INLINE void store_codes(uint8_t* packed, int64_t c, Vec<mask_type<acc_t>, kLanes> codes) {
+  const auto word = static_cast<uint32_t>(or_lanes<mask_type<acc_t>, kLanes>(codes));
+  if constexpr (kLanes >= kCodesPerByte) {
+    __builtin_memcpy(packed + c / kCodesPerByte, &word, kLanes / kCodesPerByte);
+  } else {
+    const auto bits = static_cast<uint8_t>(word << (2 * (c % kCodesPerByte)));
+    uint8_t& byte = packed[c / kCodesPerByte];
+    byte = c % kCodesPerByte == 0 ? bits : byte | bits;
   }
 }
 
@@ -81,32 +89,24 @@ SEGNET_INLINE void pool_rows(const PoolShape& shape, const scalar_t* input, scal
   using acc_t = acc_type<scalar_t>;
   const int64_t channels = shape.channels;
   const int64_t row_stride = shape.width * channels;
-  alignas(64) uint8_t codes[kCodeBlock];
   const auto window = [&](int64_t offset, int64_t index, auto rows, auto cols) {
-    for (int64_t start = 0; start < channels; start += kCodeBlock) {
-      const int64_t count = channels - start < kCodeBlock ? channels - start : kCodeBlock;
-      for_lanes<acc_t>(count, [&](int64_t i, auto lanes) {
-        constexpr int kLanes = decltype(lanes)::value;
-        const scalar_t* corner = input + offset + start + i;
-        auto best = transform(load<kLanes>(corner), start + i, lanes);
-        Vec<mask_type<acc_t>, kLanes> code{};
-        for (int place = 1; place < 4; ++place) {
-          const int row = place >> 1, col = place & 1;
-          if (row < decltype(rows)::value && col < decltype(cols)::value) {
-            const auto value = transform(load<kLanes>(corner + row * row_stride + col * channels), start + i, lanes);
-            const auto wins = pool_wins(value, best);
-            best = wins ? value : best;
-            code = wins ? broadcast<mask_type<acc_t>, kLanes>(place) : code;
-          }
+    for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
+      constexpr int kLanes = decltype(lanes)::value;
+      const scalar_t* corner = input + offset + c;
+      auto best = transform(load<kLanes>(corner), c, lanes);
+      Vec<mask_type<acc_t>, kLanes> code{};
+      for (int place = 1; place < 4; ++place) {
+        const int row = place >> 1, col = place & 1;
+        if (row < decltype(rows)::value && col < decltype(cols)::value) {
+          const auto value = transform(load<kLanes>(corner + row * row_stride + col * channels), c, lanes);
+          const auto wins = pool_wins(value, best);
+          best = wins ? value : best;
+          code = wins ? code_lanes<acc_t, kLanes>(place) : code;
         }
-        store<kLanes>(output + index * channels + start + i, best);
-        store_codes<acc_t, kLanes>(codes + i, code);
-      });
-      for (int64_t i = count; i % kCodesPerByte != 0; ++i) {
-        codes[i] = 0;
       }
-      pack_code_bytes(codes, codes_bytes(count), packed + index * codes_bytes(channels) + start / kCodesPerByte);
-    }
+      store<kLanes>(output + index * channels + c, best);
+      store_codes<acc_t, kLanes>(packed + index * codes_bytes(channels), c, code);
+    });
   };
   for_each_window(shape, begin, end, window, [](int64_t) {});
 }

@@ -96,22 +96,25 @@ class ForwardTask {
           const auto value = round_to<scalar_t, kLanesHere>(out[2 * row + place / 2][2 * col + place % 2]);
           const auto wins = pool_wins(value, best);
           best = wins ? value : best;
-          code = wins ? broadcast<mask_type<acc_t>, kLanesHere>(place) : code;
+          code = wins ? code_lanes<acc_t, kLanesHere>(static_cast<uint32_t>(place)) : code;
         }
       }
       store<kLanesHere>(static_cast<scalar_t*>(p_.output) + window * s_.out_channels + k, best);
-      store_packed_codes<acc_t, kLanesHere>(p_.codes_out + window * codes_bytes(s_.out_channels), k, code);
+      store_codes<acc_t, kLanesHere>(p_.codes_out + window * codes_bytes(s_.out_channels), k, code);
     });
   }
 
   template <int kLanesHere>
   void write_winners(int64_t n, int64_t i, int64_t j, int64_t k, const Vec<acc_t, kLanesHere> (&out)[4][4]) {
     for_each_window(n, i, j, [&](int row, int col, int64_t window) {
-      const int mask = code_mask(window_extent(i + row, s_.height), window_extent(j + col, s_.width));
-      const auto code = load_code_bits<acc_t, kLanesHere>(p_.codes + window * codes_bytes(s_.out_channels), k, mask);
+      const auto code = load_codes<acc_t, kLanesHere>(p_.codes + window * codes_bytes(s_.out_channels), k,
+                                                      static_cast<int>(window_extent(i + row, s_.height)),
+                                                      static_cast<int>(window_extent(j + col, s_.width)));
       auto value = out[2 * row][2 * col];
       for (int place = 1; place < 4; ++place) {
-        value = code == place_bits<acc_t, kLanesHere>(place) ? out[2 * row + place / 2][2 * col + place % 2] : value;
+        value = code == code_lanes<acc_t, kLanesHere>(static_cast<uint32_t>(place))
+                    ? out[2 * row + place / 2][2 * col + place % 2]
+                    : value;
       }
       store<kLanesHere>(static_cast<scalar_t*>(p_.output) + window * s_.out_channels + k, value);
     });

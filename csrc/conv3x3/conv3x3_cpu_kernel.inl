@@ -26,53 +26,6 @@ int64_t stride_of(int64_t size) {
   return (ceil_div(size, kLine) | 1) * kLine;
 }
 
-// kLanesHere channels of codes from channel c on (a multiple of four where there are several), each still in the place
-// that it has in its byte: a code k of lane i reads k << 2 * (i % 16). `mask` clips codes to a window at a ragged edge.
-template <class acc_t, int kLanesHere>
-SEGNET_INLINE Vec<mask_type<acc_t>, kLanesHere> place_bits(int place) {
-  Vec<mask_type<acc_t>, kLanesHere> bits;
-  for (int i = 0; i < kLanesHere; ++i) {
-    bits[i] = static_cast<mask_type<acc_t>>(static_cast<uint32_t>(place) << (2 * i));
-  }
-  return bits;
-}
-template <class acc_t, int kLanesHere>
-SEGNET_INLINE Vec<mask_type<acc_t>, kLanesHere> load_code_bits(const uint8_t* codes, int64_t c, int mask) {
-  uint32_t word;
-  if constexpr (kLanesHere == 16) {
-    __builtin_memcpy(&word, codes + c / kCodesPerByte, 4);
-  } else if constexpr (kLanesHere == 8) {
-    uint16_t two;
-    __builtin_memcpy(&two, codes + c / kCodesPerByte, 2);
-    word = two;
-  } else if constexpr (kLanesHere == 4) {
-    word = codes[c / kCodesPerByte];
-  } else if constexpr (kLanesHere == 2) {
-    word = codes[c / kCodesPerByte] >> (2 * (c % kCodesPerByte));
-  } else {
-    static_assert(kLanesHere == 1, "codes are read a byte or more at a time, or one by one");
-    word = static_cast<uint32_t>(get_code(codes, c));
-  }
-  return broadcast<mask_type<acc_t>, kLanesHere>(static_cast<mask_type<acc_t>>(word)) &
-         place_bits<acc_t, kLanesHere>(mask);
-}
-
-// The codes of channels [c, c + kLanesHere), of which those of one byte are stored in ascending order.
-template <class acc_t, int kLanesHere>
-SEGNET_INLINE void store_packed_codes(uint8_t* bytes, int64_t c, Vec<mask_type<acc_t>, kLanesHere> code) {
-  if constexpr (kLanesHere >= kCodesPerByte) {
-    uint8_t unpacked[kLanesHere];
-    store_codes<acc_t, kLanesHere>(unpacked, code);
-    pack_code_bytes(unpacked, kLanesHere / kCodesPerByte, bytes + c / kCodesPerByte);
-  } else {
-    for (int lane = 0; lane < kLanesHere; ++lane) {
-      uint8_t& byte = bytes[(c + lane) / kCodesPerByte];
-      const int64_t shift = 2 * ((c + lane) % kCodesPerByte);
-      byte = static_cast<uint8_t>((shift == 0 ? 0 : byte) | (static_cast<int>(code[lane]) << shift));
-    }
-  }
-}
-
 // A row, column or window that is not there reads as zero.
 template <int kLanesHere, class scalar_t>
 SEGNET_INLINE Vec<acc_type<scalar_t>, kLanesHere> source_value(const Source& source, const scalar_t* from, int64_t c) {
@@ -144,7 +97,7 @@ void transform_patches(const Shape& s, const Source& source, int64_t begin, int6
       // The patch meets 4x4 windows; it begins with the last row and column of the first ones.
       const scalar_t* windows[4][4];
       const uint8_t* codes[4][4];
-      int masks[4][4];
+      int64_t rows[4], cols[4];  // that a window has inside the map
       for (int row = 0; row < 4; ++row) {
         for (int col = 0; col < 4; ++col) {
           const int64_t i = (y - 1) / 2 + row, j = (x - 1) / 2 + col;
@@ -152,7 +105,8 @@ void transform_patches(const Shape& s, const Source& source, int64_t begin, int6
           const int64_t window = (n * source.pooled_height + i) * source.pooled_width + j;
           windows[row][col] = inside ? static_cast<const scalar_t*>(source.map) + window * s.in_channels : nullptr;
           codes[row][col] = inside ? source.codes + window * codes_bytes(s.in_channels) : nullptr;
-          masks[row][col] = inside ? code_mask(window_extent(i, s.height), window_extent(j, s.width)) : 0;
+          rows[row] = window_extent(i, s.height);
+          cols[col] = window_extent(j, s.width);
         }
       }
       for_lanes<acc_t>(s.in_channels, [&](int64_t c, auto lanes) {
@@ -163,13 +117,14 @@ void transform_patches(const Shape& s, const Source& source, int64_t begin, int6
           for (int col = 0; col < 4; ++col) {
             if (windows[row][col]) {
               value[row][col] = source_value<kLanesHere>(source, windows[row][col], c);
-              code[row][col] = load_code_bits<acc_t, kLanesHere>(codes[row][col], c, masks[row][col]);
+              code[row][col] = load_codes<acc_t, kLanesHere>(codes[row][col], c, static_cast<int>(rows[row]),
+                                                             static_cast<int>(cols[col]));
             }
           }
         }
         store_values(c, lanes, [&](int row, int col) {
           const int i = (row + 1) / 2, j = (col + 1) / 2;
-          const auto wanted = place_bits<acc_t, kLanesHere>(2 * ((row + 1) % 2) + (col + 1) % 2);
+          const auto wanted = code_lanes<acc_t, kLanesHere>(static_cast<uint32_t>(2 * ((row + 1) % 2) + (col + 1) % 2));
           return code[i][j] == wanted ? value[i][j] : Vec<acc_t, kLanesHere>{};
         });
       });

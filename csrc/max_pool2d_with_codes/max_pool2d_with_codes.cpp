@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 
 #include "common/dispatch.h"
+#include "common/huge_pages.h"
 #include "segnet_ext/checks.h"
 
 namespace segnet_ext {
@@ -30,8 +31,8 @@ PoolShape unpool_shape(const char* op, const at::Tensor& pooled, int64_t height,
 }
 
 at::Tensor empty_output(const at::Tensor& input, int64_t height, int64_t width) {
-  return at::empty({input.size(0), input.size(1), height, width},
-                   input.options().memory_format(at::MemoryFormat::ChannelsLast));
+  return with_huge_pages(at::empty({input.size(0), input.size(1), height, width},
+                                   input.options().memory_format(at::MemoryFormat::ChannelsLast)));
 }
 
 at::Tensor empty_codes(const at::Tensor& input, const PoolShape& shape) {

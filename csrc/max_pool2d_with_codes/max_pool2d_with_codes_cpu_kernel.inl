@@ -26,18 +26,18 @@ struct Backward {
 
     const auto window = [&](int64_t offset, int64_t index, auto rows, auto cols) {
       constexpr int kRows = decltype(rows)::value, kCols = decltype(cols)::value;
-      for_each_code<acc_t>(channels, p.codes + index * codes_bytes(channels),
-                           [&](int64_t c, const uint8_t* codes, auto lanes) {
-                             constexpr int kLanes = decltype(lanes)::value;
-                             const auto grad = load<kLanes>(grad_output + index * channels + c);
-                             const auto code = load_codes<acc_t, kLanes>(codes) & code_mask(kRows, kCols);
-                             for (int row = 0; row < kRows; ++row) {
-                               for (int col = 0; col < kCols; ++col) {
-                                 const auto kept = code == 2 * row + col ? grad : Vec<acc_t, kLanes>{};
-                                 store<kLanes>(grad_input + offset + row * row_stride + col * channels + c, kept);
-                               }
-                             }
-                           });
+      for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
+        constexpr int kLanes = decltype(lanes)::value;
+        const auto grad = load<kLanes>(grad_output + index * channels + c);
+        const auto code = load_codes<acc_t, kLanes>(p.codes + index * codes_bytes(channels), c, kRows, kCols);
+        for (int row = 0; row < kRows; ++row) {
+          for (int col = 0; col < kCols; ++col) {
+            const auto wins = code == code_lanes<acc_t, kLanes>(2 * row + col);
+            store<kLanes>(grad_input + offset + row * row_stride + col * channels + c,
+                          wins ? grad : Vec<acc_t, kLanes>{});
+          }
+        }
+      });
     };
     const auto outside = [&](int64_t offset) { __builtin_memset(grad_input + offset, 0, channels * sizeof(scalar_t)); };
     for_each_window(p.shape, begin, end, window, outside);

@@ -4,6 +4,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "common/dispatch.h"
+#include "common/huge_pages.h"
 #include "max_pool2d_with_codes/max_pool2d_with_codes.h"
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d_shape.h"
 #include "segnet_ext/checks.h"
@@ -47,8 +48,8 @@ at::Tensor max_unpool2d_conv2d_forward(const at::Tensor& input, const at::Tensor
   }
 
   const at::Tensor map = input.contiguous(at::MemoryFormat::ChannelsLast);
-  at::Tensor output = at::empty({pool.batch, weight.size(0), height, width},
-                                map.options().memory_format(at::MemoryFormat::ChannelsLast));
+  at::Tensor output = with_huge_pages(at::empty({pool.batch, weight.size(0), height, width},
+                                                map.options().memory_format(at::MemoryFormat::ChannelsLast)));
   if (output.numel() > 0) {
     const Shape shape{pool.batch, pool.channels, pool.pooled_height, pool.pooled_width, weight.size(0),
                       height,     width,         weight.size(2)};

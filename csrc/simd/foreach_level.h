@@ -10,6 +10,8 @@
 //
 // Inside the file: SEGNET_SIMD_BYTES is the vector width, simd/vec.inl supplies the vector type, and
 // segnet_ext/elementwise.inl the formulas.
+#include <utility>
+
 #include "segnet_ext/dtypes.h"
 #include "segnet_ext/macros.h"
 #include "simd/levels.h"

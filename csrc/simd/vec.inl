@@ -122,14 +122,31 @@ SEGNET_INLINE Vec<acc_type<scalar_t>, kLanes> round_to(Vec<acc_type<scalar_t>, k
   }
 }
 
-// kLanes bytes (unpacked codes) as integers of the width that comparisons of acc_t give.
-template <class acc_t, int kLanes>
-SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> load_codes(const uint8_t* from) {
-  return __builtin_convertvector(load_raw<Vec<uint8_t, kLanes>>(from), Vec<mask_type<acc_t>, kLanes>);
+// Lanes as doubles, and back. Written out lane by lane since GCC knows that as one instruction at every level, and
+// __builtin_convertvector to a vector of twice the size at none.
+template <class V, int... kLane>
+SEGNET_INLINE Vec<double, sizeof...(kLane)> to_double(V value, std::integer_sequence<int, kLane...>) {
+  return Vec<double, sizeof...(kLane)>{static_cast<double>(value[kLane])...};
 }
-template <class acc_t, int kLanes>
-SEGNET_INLINE void store_codes(uint8_t* to, Vec<mask_type<acc_t>, kLanes> codes) {
-  store_raw(to, __builtin_convertvector(codes, Vec<uint8_t, kLanes>));
+template <int kLanes, class V>
+SEGNET_INLINE Vec<double, kLanes> to_double(V value) {
+  return to_double(value, std::make_integer_sequence<int, kLanes>{});
+}
+template <class T, int kLanes>
+SEGNET_INLINE Vec<T, kLanes> from_double(Vec<double, kLanes> value) {
+  return __builtin_convertvector(value, Vec<T, kLanes>);
+}
+
+// The bits that any lane has.
+template <class T, int kLanes>
+SEGNET_INLINE T or_lanes(Vec<T, kLanes> v) {
+  if constexpr (kLanes == 1) {
+    return v[0];
+  } else {
+    Vec<T, kLanes / 2> halves[2];
+    __builtin_memcpy(halves, &v, sizeof(v));
+    return or_lanes<T, kLanes / 2>(halves[0] | halves[1]);
+  }
 }
 
 // Calls body.template operator()<lanes>(i) over [0, count): full vectors of T first, then single lanes.

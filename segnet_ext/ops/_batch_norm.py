@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from segnet_ext._extension import _C
+from segnet_ext.ops._common import operator
 
 
 def batch_norm_statistics(
@@ -41,16 +42,18 @@ def update_running_stats(
     unbiased = var * (count / (count - 1))
     with torch.no_grad():
         for running, batch in ((running_mean, mean), (running_var, unbiased)):
-            # In the batch's precision, rounded once.
-            running.copy_(torch.lerp(running.to(batch.dtype), batch, momentum))
+            if running.dtype == batch.dtype:
+                running.lerp_(batch, momentum)
+            else:  # in the batch's precision, rounded once
+                running.copy_(torch.lerp(running.to(batch.dtype), batch, momentum))
 
 
-@torch.library.custom_op("segnet_ext::bn_relu_max_pool2d_stats", mutates_args=())
+@operator("bn_relu_max_pool2d_stats")
 def _stats(input: Tensor) -> tuple[Tensor, Tensor]:
     return _C.bn_relu_max_pool2d_stats(input)
 
 
-@_stats.register_fake
+@torch.library.register_fake(_stats)
 def _(input: Tensor) -> tuple[Tensor, Tensor]:
     return per_channel(input), per_channel(input)
 

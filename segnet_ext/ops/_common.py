@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from torch._library.custom_ops import CustomOpDef
+    from torch._ops import OpOverload
+
+_LIBRARY = torch.library.Library("segnet_ext", "FRAGMENT")
+
+
+def operator(name: str) -> Callable[[Callable[..., Any]], OpOverload]:
+    """Makes the decorated function the operator ``segnet_ext::name``, for all devices.
+
+    As ``torch.library.custom_op``, which also looks at every call for results that share memory with an argument: that
+    takes longer than the kernels take on a small map. The functions here return tensors of their own.
+    """
+
+    def define(function: Callable[..., Any]) -> OpOverload:
+        schema = torch.library.infer_schema(function, mutates_args=())
+        _LIBRARY.define(name + schema, tags=[torch.Tag.pt2_compliant_tag])
+        _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+        overload: OpOverload = getattr(torch.ops.segnet_ext, name).default
+        return overload
+
+    return define
 
 
 def empty_map(like: Tensor, channels: int, height: int, width: int) -> Tensor:
@@ -44,16 +63,17 @@ def unpooled_size(op: str, input: Tensor, output_size: Sequence[int] | None) -> 
 def autocast(tensor: Tensor) -> Tensor:
     """What autocast makes of an argument of a convolution; float64 and integers stay as they are."""
     device = tensor.device.type
-    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    # Not torch.amp.is_autocast_available, which torch.compile cannot trace before torch 2.7.
+    enabled = device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
     if enabled and tensor.is_floating_point() and tensor.dtype != torch.float64:
         return tensor.to(torch.get_autocast_dtype(device))
     return tensor
 
 
-def refuse_double_backward(backward_op: CustomOpDef, name: str) -> None:
+def refuse_double_backward(backward_op: OpOverload, name: str) -> None:
     """Makes differentiating ``backward_op`` an error that names the operation, not its internals."""
 
     def refuse(ctx: Any, *grads: Tensor) -> NoReturn:
         raise RuntimeError(f"{name}: second derivatives are not implemented")
 
-    backward_op.register_autograd(refuse)
+    torch.library.register_autograd(backward_op, refuse)

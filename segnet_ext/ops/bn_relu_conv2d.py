@@ -15,6 +15,7 @@ from segnet_ext.ops._common import (
     autocast,
     empty_codes,
     empty_map,
+    operator,
     pooled_size,
     refuse_double_backward,
     unpooled_size,
@@ -184,21 +185,21 @@ def conv2d_relu_max_pool2d(input: Tensor, weight: Tensor, bias: Tensor | None = 
     return _pooled_forward(input, weight, bias)
 
 
-@torch.library.custom_op("segnet_ext::conv2d_relu_max_pool2d", mutates_args=())
+@operator("conv2d_relu_max_pool2d")
 def _pooled_forward(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     if _has_kernel(input, weight):
         return _C.conv2d_relu_max_pool2d(input, weight, bias)
     return max_pool2d_with_codes(F.conv2d(input, weight, bias, padding=weight.shape[2] // 2).relu_(), ceil_mode=True)
 
 
-@_pooled_forward.register_fake
+@torch.library.register_fake(_pooled_forward)
 def _(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     pooled = pooled_size(input.shape[2], True), pooled_size(input.shape[3], True)
     return empty_map(input, weight.shape[0], *pooled), empty_codes(input, weight.shape[0], *pooled)
 
 
 # Mean and var are arguments, not results: the gradient they carry in training is part of the formula for input's.
-@torch.library.custom_op("segnet_ext::bn_relu_conv2d", mutates_args=())
+@operator("bn_relu_conv2d")
 def _forward(
     input: Tensor,
     bn_weight: Tensor | None,
@@ -225,7 +226,7 @@ def _forward(
     return (output.relu_() if relu else output).contiguous(memory_format=torch.channels_last)
 
 
-@_forward.register_fake
+@torch.library.register_fake(_forward)
 def _(
     input: Tensor,
     bn_weight: Tensor | None,
@@ -253,7 +254,7 @@ def _operand(
     return F.relu(F.batch_norm(input, mean, var, bn_weight, bn_bias, training=False, eps=eps))
 
 
-@torch.library.custom_op("segnet_ext::bn_relu_conv2d_grad_input", mutates_args=())
+@operator("bn_relu_conv2d_grad_input")
 def _grad_input(
     grad_output: Tensor,
     input: Tensor,
@@ -294,7 +295,7 @@ def _grad_input(
     return grad_input.contiguous(memory_format=torch.channels_last), grad_bn_weight.to(acc), grad_bn_bias.to(acc)
 
 
-@_grad_input.register_fake
+@torch.library.register_fake(_grad_input)
 def _(
     grad_output: Tensor,
     input: Tensor,
@@ -313,7 +314,7 @@ def _(
     return grad_input, per_channel(input), per_channel(input)
 
 
-@torch.library.custom_op("segnet_ext::bn_relu_conv2d_grad_weight", mutates_args=())
+@operator("bn_relu_conv2d_grad_weight")
 def _grad_weight(
     grad_output: Tensor,
     input: Tensor,
@@ -334,7 +335,7 @@ def _grad_weight(
     return grad_weight.contiguous(), grad_bias
 
 
-@_grad_weight.register_fake
+@torch.library.register_fake(_grad_weight)
 def _(
     grad_output: Tensor,
     input: Tensor,
@@ -388,6 +389,6 @@ def _autograd(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-_forward.register_autograd(_autograd, setup_context=_setup_context)
+torch.library.register_autograd(_forward, _autograd, setup_context=_setup_context)
 refuse_double_backward(_grad_input, "bn_relu_conv2d")
 refuse_double_backward(_grad_weight, "bn_relu_conv2d")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segnet_ext._extension import _C
 from segnet_ext.ops._batch_norm import batch_norm_statistics, per_channel, update_running_stats
-from segnet_ext.ops._common import empty_codes, empty_map, pooled_size, refuse_double_backward
+from segnet_ext.ops._common import empty_codes, empty_map, operator, pooled_size, refuse_double_backward
 
 
 def bn_relu_max_pool2d(
@@ -70,7 +70,7 @@ def bn_relu_max_pool2d(
 
 
 # The statistics are arguments, not results: the gradient they carry in training is part of the formula for input's.
-@torch.library.custom_op("segnet_ext::bn_relu_max_pool2d", mutates_args=())
+@operator("bn_relu_max_pool2d")
 def _forward(
     input: Tensor,
     weight: Tensor | None,
@@ -84,7 +84,7 @@ def _forward(
     return _C.bn_relu_max_pool2d_forward(input, weight, bias, mean, var, eps, ceil_mode)
 
 
-@_forward.register_fake
+@torch.library.register_fake(_forward)
 def _(
     input: Tensor,
     weight: Tensor | None,
@@ -100,7 +100,7 @@ def _(
     return empty_map(input, channels, *pooled), empty_codes(input, channels, *pooled)
 
 
-@torch.library.custom_op("segnet_ext::bn_relu_max_pool2d_backward", mutates_args=())
+@operator("bn_relu_max_pool2d_backward")
 def _backward(
     grad_output: Tensor,
     input: Tensor,
@@ -115,7 +115,7 @@ def _backward(
     return _C.bn_relu_max_pool2d_backward(grad_output, input, codes, weight, bias, mean, var, eps, batch_statistics)
 
 
-@_backward.register_fake
+@torch.library.register_fake(_backward)
 def _(
     grad_output: Tensor,
     input: Tensor,
@@ -148,5 +148,5 @@ def _autograd(ctx: Any, grad_output: Tensor, _grad_codes: None) -> tuple[Tensor 
     )
 
 
-_forward.register_autograd(_autograd, setup_context=_setup_context)
+torch.library.register_autograd(_forward, _autograd, setup_context=_setup_context)
 refuse_double_backward(_backward, "bn_relu_max_pool2d")

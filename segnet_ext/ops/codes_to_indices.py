@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segnet_ext._extension import _C
+from segnet_ext.ops._common import operator
 
 
 def codes_to_indices(codes: Tensor, input_size: Sequence[int]) -> Tensor:
@@ -35,12 +36,12 @@ def codes_to_indices(codes: Tensor, input_size: Sequence[int]) -> Tensor:
     return _codes_to_indices(codes, input_size)
 
 
-@torch.library.custom_op("segnet_ext::codes_to_indices", mutates_args=())
+@operator("codes_to_indices")
 def _codes_to_indices(codes: Tensor, input_size: Sequence[int]) -> Tensor:
     return _C.codes_to_indices(codes, input_size)
 
 
-@_codes_to_indices.register_fake
+@torch.library.register_fake(_codes_to_indices)
 def _(codes: Tensor, input_size: Sequence[int]) -> Tensor:
     return torch.empty(
         (input_size[0], input_size[1], codes.shape[1], codes.shape[2]),

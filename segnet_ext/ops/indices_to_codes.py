@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segnet_ext._extension import _C
-from segnet_ext.ops._common import empty_codes
+from segnet_ext.ops._common import empty_codes, operator
 
 
 def indices_to_codes(indices: Tensor, input_size: Sequence[int]) -> Tensor:
@@ -35,11 +35,11 @@ def indices_to_codes(indices: Tensor, input_size: Sequence[int]) -> Tensor:
     return _indices_to_codes(indices, input_size)
 
 
-@torch.library.custom_op("segnet_ext::indices_to_codes", mutates_args=())
+@operator("indices_to_codes")
 def _indices_to_codes(indices: Tensor, input_size: Sequence[int]) -> Tensor:
     return _C.indices_to_codes(indices, input_size)
 
 
-@_indices_to_codes.register_fake
+@torch.library.register_fake(_indices_to_codes)
 def _(indices: Tensor, input_size: Sequence[int]) -> Tensor:
     return empty_codes(indices, *indices.shape[1:])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segnet_ext._extension import _C
-from segnet_ext.ops._common import empty_codes, empty_map, pooled_size, refuse_double_backward
+from segnet_ext.ops._common import empty_codes, empty_map, operator, pooled_size, refuse_double_backward
 
 
 def max_pool2d_with_codes(input: Tensor, ceil_mode: bool = False) -> tuple[Tensor, Tensor]:
@@ -41,24 +41,24 @@ def max_pool2d_with_codes(input: Tensor, ceil_mode: bool = False) -> tuple[Tenso
     return _forward(input, ceil_mode)
 
 
-@torch.library.custom_op("segnet_ext::max_pool2d_with_codes", mutates_args=())
+@operator("max_pool2d_with_codes")
 def _forward(input: Tensor, ceil_mode: bool) -> tuple[Tensor, Tensor]:
     return _C.max_pool2d_with_codes_forward(input, ceil_mode)
 
 
-@_forward.register_fake
+@torch.library.register_fake(_forward)
 def _(input: Tensor, ceil_mode: bool) -> tuple[Tensor, Tensor]:
     _, channels, height, width = input.shape
     pooled = pooled_size(height, ceil_mode), pooled_size(width, ceil_mode)
     return empty_map(input, channels, *pooled), empty_codes(input, channels, *pooled)
 
 
-@torch.library.custom_op("segnet_ext::max_pool2d_with_codes_backward", mutates_args=())
+@operator("max_pool2d_with_codes_backward")
 def _backward(grad_output: Tensor, codes: Tensor, height: int, width: int) -> Tensor:
     return _C.max_pool2d_with_codes_backward(grad_output, codes, height, width)
 
 
-@_backward.register_fake
+@torch.library.register_fake(_backward)
 def _(grad_output: Tensor, codes: Tensor, height: int, width: int) -> Tensor:
     return empty_map(grad_output, grad_output.shape[1], height, width)
 
@@ -73,5 +73,5 @@ def _autograd(ctx: Any, grad_output: Tensor, _grad_codes: None) -> tuple[Tensor,
     return _backward(grad_output, codes, *ctx.size), None
 
 
-_forward.register_autograd(_autograd, setup_context=_setup_context)
+torch.library.register_autograd(_forward, _autograd, setup_context=_setup_context)
 refuse_double_backward(_backward, "max_pool2d_with_codes")

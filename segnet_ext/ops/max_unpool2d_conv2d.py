@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segnet_ext._extension import _C
-from segnet_ext.ops._common import autocast, empty_map, refuse_double_backward, unpooled_size
+from segnet_ext.ops._common import autocast, empty_map, operator, refuse_double_backward, unpooled_size
 
 
 def max_unpool2d_conv2d(
@@ -61,34 +61,34 @@ def max_unpool2d_conv2d(
     return _forward(input, codes, weight, bias, height, width, relu)
 
 
-@torch.library.custom_op("segnet_ext::max_unpool2d_conv2d", mutates_args=())
+@operator("max_unpool2d_conv2d")
 def _forward(
     input: Tensor, codes: Tensor, weight: Tensor, bias: Tensor | None, height: int, width: int, relu: bool
 ) -> Tensor:
     return _C.max_unpool2d_conv2d_forward(input, codes, weight, bias, height, width, relu)
 
 
-@_forward.register_fake
+@torch.library.register_fake(_forward)
 def _(input: Tensor, codes: Tensor, weight: Tensor, bias: Tensor | None, height: int, width: int, relu: bool) -> Tensor:
     return empty_map(input, weight.shape[0], height, width)
 
 
-@torch.library.custom_op("segnet_ext::max_unpool2d_conv2d_grad_input", mutates_args=())
+@operator("max_unpool2d_conv2d_grad_input")
 def _grad_input(grad_output: Tensor, codes: Tensor, weight: Tensor, pooled_height: int, pooled_width: int) -> Tensor:
     return _C.max_unpool2d_conv2d_grad_input(grad_output, codes, weight, pooled_height, pooled_width)
 
 
-@_grad_input.register_fake
+@torch.library.register_fake(_grad_input)
 def _(grad_output: Tensor, codes: Tensor, weight: Tensor, pooled_height: int, pooled_width: int) -> Tensor:
     return empty_map(grad_output, weight.shape[1], pooled_height, pooled_width)
 
 
-@torch.library.custom_op("segnet_ext::max_unpool2d_conv2d_grad_weight", mutates_args=())
+@operator("max_unpool2d_conv2d_grad_weight")
 def _grad_weight(grad_output: Tensor, input: Tensor, codes: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     return _C.max_unpool2d_conv2d_grad_weight(grad_output, input, codes, kernel_size)
 
 
-@_grad_weight.register_fake
+@torch.library.register_fake(_grad_weight)
 def _(grad_output: Tensor, input: Tensor, codes: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     out_channels = grad_output.shape[1]
     return (
@@ -121,6 +121,6 @@ def _autograd(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-_forward.register_autograd(_autograd, setup_context=_setup_context)
+torch.library.register_autograd(_forward, _autograd, setup_context=_setup_context)
 refuse_double_backward(_grad_input, "max_unpool2d_conv2d")
 refuse_double_backward(_grad_weight, "max_unpool2d_conv2d")

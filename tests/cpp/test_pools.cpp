@@ -93,8 +93,10 @@ void fused_pool(Random& random) {
   backward.grad_input = grad_input.data();
   clear();
   on_threads(parts, 2, [&](int64_t begin, int64_t end) { op::backward_reduce(E::kDType, backward, begin, end); });
-  on_threads(s.pooled_rows(), 3,
-             [&](int64_t begin, int64_t end) { op::backward_input(E::kDType, backward, begin, end); });
+  if (backward.batch_statistics) {
+    on_threads(s.pooled_rows(), 3,
+               [&](int64_t begin, int64_t end) { op::backward_input(E::kDType, backward, begin, end); });
+  }
   for (int64_t c = 0; c < s.channels; ++c) {
     double sum = 0, product = 0;
     for (int64_t part = 0; part < parts; ++part) {
