@@ -56,8 +56,8 @@ VARIANTS = ["ours", "torch", "torch channels_last"]
 COMPILED = "torch.compile"
 AUTOCAST = "torch bf16 autocast"  # of a float32 model: less precise, hence shown and not counted among the peers
 MIN_ROUNDS, MAX_ROUNDS = 3, 30
-# A variant whose first run takes so many times the fastest one's, and seconds, is not run again: minutes would go into
-# the median of something that is no rival.
+# A peer whose first run takes so many times the fastest peer's, and seconds, is not run again: minutes would go into the
+# median of something that is no rival.
 HOPELESS, HOPELESS_SECONDS = 4, 2.0
 MAX_CUDA_ROUNDS = 100
 COLD_CACHE_BYTES = 256 * 2**20  # more than any level-2 cache
@@ -231,8 +231,16 @@ def _time_on_cuda(step: Step, calls: int) -> float:
     return start.elapsed_time(end) / 1e3 / calls
 
 
-def _time_once(step: Step, device: torch.device) -> float:
-    return (_time_on_cuda if device.type == "cuda" else _time_on_cpu)(step, 1)
+def _warm_up(variant: str, step: Step, device: torch.device) -> tuple[Sequence[torch.Tensor], float]:
+    """The step's result, and about how long it takes. A first run of seconds tells that too, unless it compiled."""
+    begin = time.perf_counter()
+    result = step.run()
+    seconds = time.perf_counter() - begin
+    if device.type == "cuda":
+        return result, _time_on_cuda(step, 1)
+    if variant == COMPILED or seconds < HOPELESS_SECONDS:
+        return result, _time_on_cpu(step, 1)
+    return result, seconds
 
 
 def time_in_turn(
@@ -330,19 +338,16 @@ def measure(
     truth = None
     if target != Target():  # halves round, and convolutions on a GPU use tf32
         truth = module.build("torch", direction, shape, Target()).run()
-    # The first run compiles and warms up too.
-    check(
-        {variant: step.run() for variant, step in steps.items()},
-        module.TOLERANCE,
-        truth,
-        getattr(module, "TOLERANCES", None),
-    )
-    warm = {variant: _time_once(step, target.device) for variant, step in steps.items()}
-    limit = max(HOPELESS * min(warm.values()), HOPELESS_SECONDS)
-    rivals = {variant: step for variant, step in steps.items() if warm[variant] <= limit}
+    firsts = {variant: _warm_up(variant, step, target.device) for variant, step in steps.items()}
+    tensors = {variant: result for variant, (result, _) in firsts.items()}
+    first_seconds = {variant: seconds for variant, (_, seconds) in firsts.items()}
+    check(tensors, module.TOLERANCE, truth, getattr(module, "TOLERANCES", None))
+    del firsts, tensors, truth
     gc.collect()
+    limit = max(HOPELESS * first_seconds[best_peer(first_seconds)], HOPELESS_SECONDS)
+    rivals = {variant: step for variant, step in steps.items() if variant == "ours" or first_seconds[variant] <= limit}
     seconds = time_in_turn(rivals, budget, target.device, calls)
-    results = {variant: Result(seconds.get(variant, [warm[variant]])) for variant in steps}
+    results = {variant: Result(seconds.get(variant, [first_seconds[variant]])) for variant in steps}
     # The memory of a process that also compiles, or holds an ONNX graph, says nothing about the step.
     weighed = [variant for variant in variants if variant in VARIANTS]
     for variant in weighed:
