@@ -4,23 +4,18 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from harness import COMPILED, Step, Target, layout_of
+from harness import COMPILED, SMALL_SIDES, STAGES, Step, Target, compiled, layout_of
 from torch import Tensor
 
 from segnet_ext.ops import bn_relu_max_pool2d
 
-# The pools' inputs [N, C, H, W] for one 360x480 image.
-SHAPES = {
-    "stage1": (1, 64, 360, 480),
-    "stage2": (1, 128, 180, 240),
-    "stage3": (1, 256, 90, 120),
-    "stage4": (1, 512, 45, 60),
-    "stage5": (1, 512, 23, 30),
-}
+SHAPES = STAGES
+SMALL = [(1, 64, side, side) for side in SMALL_SIDES]
 DEFAULT = ["stage1", "stage4"]
 TINY = (1, 16, 24, 32)
 DIRECTIONS = ["inference", "forward", "backward"]  # forward: training, recording the graph
-TOLERANCE = 1e-4
+# A near tie goes either way now and then, and takes one value of the gradient with it.
+TOLERANCE = 5e-3
 SECONDS = 4.0
 
 
@@ -35,7 +30,7 @@ def build(variant: str, direction: str, shape: Sequence[int], target: Target) ->
     generator = torch.Generator().manual_seed(0)
     training = direction != "inference"
     channels = shape[1]
-    layout = layout_of(variant)
+    layout = layout_of(variant, target)
     x = target.place(torch.randn(shape, generator=generator), layout)
     # BatchNorm's parameters and statistics stay float32, whatever the map is.
     weight, bias = torch.rand(channels, generator=generator) + 0.5, torch.randn(channels, generator=generator)
@@ -43,7 +38,7 @@ def build(variant: str, direction: str, shape: Sequence[int], target: Target) ->
     mean, var = torch.zeros(channels, device=target.device), torch.ones(channels, device=target.device)
     for tensor in (x, weight, bias):
         tensor.requires_grad_(training)
-    torchs = torch.compile(unfused) if variant == COMPILED else unfused
+    torchs = compiled(unfused) if variant == COMPILED else unfused
 
     def forward() -> Tensor:
         if variant == "ours":

@@ -4,24 +4,26 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from harness import COMPILED, Step, Target, layout_of
+from harness import COMPILED, SMALL_SIDES, STAGES, Step, Target, compiled, layout_of
 
 from segnet_ext import ops, reference
 
-SHAPES = {"stage1": (1, 64, 360, 480), "stage4": (1, 512, 45, 60)}
+SHAPES = STAGES
+SMALL = [(1, 64, side, side) for side in SMALL_SIDES]
 DEFAULT = ["stage1"]
 TINY = (1, 16, 24, 32)
 DIRECTIONS = ["conversion"]
+REPORT = {"conversion": ["stage1", "stage5"]}  # no step of a model converts
 TOLERANCE = 0.0
 EXACT = True
 SECONDS = 3.0
 
 
 def build(variant: str, direction: str, shape: Sequence[int], target: Target) -> Step:
-    x = target.place(torch.randn(shape, generator=torch.Generator().manual_seed(0)), layout_of(variant))
+    x = target.place(torch.randn(shape, generator=torch.Generator().manual_seed(0)), layout_of(variant, target))
     _, indices = F.max_pool2d(x, 2, 2, ceil_mode=True, return_indices=True)
     function = ops.indices_to_codes if variant == "ours" else reference.indices_to_codes
-    function = torch.compile(function) if variant == COMPILED else function
+    function = compiled(function) if variant == COMPILED else function
     return Step(lambda: [function(indices, tuple(shape[2:]))])
 
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from harness import COMPILED, Step, Target, layout_of
+from harness import COMPILED, SMALL_SIDES, STAGES, Step, Target, compiled, layout_of
 from torch import Tensor
 
 from segnet_ext.ops import max_pool2d_with_codes
 
-SHAPES = {"stage1": (1, 64, 360, 480), "stage4": (1, 512, 45, 60)}
+SHAPES = STAGES
+SMALL = [(1, 64, side, side) for side in SMALL_SIDES]
 DEFAULT = ["stage1"]
 TINY = (1, 16, 24, 32)
 DIRECTIONS = ["forward", "backward"]
@@ -23,9 +24,9 @@ def unfused(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def build(variant: str, direction: str, shape: Sequence[int], target: Target) -> Step:
     generator = torch.Generator().manual_seed(0)
-    layout = layout_of(variant)
+    layout = layout_of(variant, target)
     x = target.place(torch.randn(shape, generator=generator), layout).requires_grad_()
-    torchs = torch.compile(unfused) if variant == COMPILED else unfused
+    torchs = compiled(unfused) if variant == COMPILED else unfused
 
     def forward() -> Tensor:
         return max_pool2d_with_codes(x, ceil_mode=True)[0] if variant == "ours" else torchs(x)[0]

@@ -4,20 +4,16 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from harness import COMPILED, Step, Target, layout_of
+from harness import COMPILED, SMALL_SIDES, STAGES, Step, Target, compiled, layout_of
 from torch import Tensor
 
 from segnet_ext.ops import max_pool2d_with_codes, max_unpool2d_conv2d
 
 # N, in channels, out channels, kernel, and the output's H, W, for one 360x480 image.
-SHAPES = {
-    "stage1": (1, 64, 64, 3, 360, 480),
-    "stage2": (1, 128, 128, 3, 180, 240),
-    "stage3": (1, 256, 256, 3, 90, 120),
-    "stage4": (1, 512, 512, 3, 45, 60),
-    "stage5": (1, 512, 512, 3, 23, 30),
-    "basic2": (1, 64, 64, 7, 180, 240),
-}
+SHAPES = {name: (n, c, c, 3, h, w) for name, (n, c, h, w) in STAGES.items()} | {"basic2": (1, 64, 64, 7, 180, 240)}
+SMALL = [(1, 64, 64, 3, side, side) for side in SMALL_SIDES]
+REPORT = {"forward": list(STAGES), "backward": list(STAGES)}
+BFLOAT16 = ["forward"]
 DEFAULT = ["stage1", "stage4", "basic2"]
 TINY = (1, 16, 16, 3, 24, 32)
 DIRECTIONS = ["inference", "forward", "backward"]
@@ -29,10 +25,16 @@ def unfused(x: Tensor, indices: Tensor, weight: Tensor, bias: Tensor, size: Sequ
     return F.conv2d(F.max_unpool2d(x, indices, 2, 2, output_size=size), weight, bias, padding=weight.shape[-1] // 2)
 
 
+def multiply_adds(direction: str, shape: Sequence[int]) -> int:
+    """Of the convolution of the unpooled map, zeros included; its backward is two such convolutions."""
+    n, in_channels, out_channels, kernel, height, width = shape
+    return n * in_channels * out_channels * kernel**2 * height * width * (2 if direction == "backward" else 1)
+
+
 def build(variant: str, direction: str, shape: Sequence[int], target: Target) -> Step:
     n, in_channels, out_channels, kernel, height, width = shape
     generator = torch.Generator().manual_seed(0)
-    layout, size = layout_of(variant), (height, width)
+    layout, size = layout_of(variant, target), (height, width)
     # Codes of a rectified map, as they are in the models: about half of its values are 0.
     unpooled = F.relu(torch.randn(n, in_channels, height, width, generator=generator))
     pooled, indices = F.max_pool2d(unpooled, 2, 2, ceil_mode=True, return_indices=True)
@@ -43,7 +45,7 @@ def build(variant: str, direction: str, shape: Sequence[int], target: Target) ->
     weight, bias = target.place(weight, layout), target.place(torch.randn(out_channels, generator=generator))
     for tensor in (x, weight, bias):
         tensor.requires_grad_(direction != "inference")
-    torchs = torch.compile(unfused) if variant == COMPILED else unfused
+    torchs = compiled(unfused) if variant == COMPILED else unfused
     del pooled
     if variant == "ours":
         del indices

@@ -1,8 +1,8 @@
 """Options, parametrization and the closing table of the benchmarks; what is measured and how is told in harness.py.
 
-pytest benchmarks/ --benchmark-only                 both ops and both models against torch eager, a few minutes
-pytest benchmarks/ --benchmark-only --quick         tiny sizes, under a minute: does everything still run?
-pytest benchmarks/ --benchmark-only --compile       torch.compile of the torch version as a further column
+pytest benchmarks/ --benchmark-only                 the ops and both models against torch and ONNX Runtime, minutes
+pytest benchmarks/ --benchmark-only --quick         tiny sizes, no torch.compile, a minute: does everything still run?
+pytest benchmarks/ --benchmark-only --no-compile    without torch.compile, whose compiling takes most of the time
 pytest benchmarks/ --benchmark-only --all-stages    every SegNet stage at 360x480 for the ops
 pytest benchmarks/ --benchmark-only --device cuda   on a GPU, in float32 and float16 (models: under autocast)
 pytest benchmarks/ --benchmark-only --batch 4       with another number of images
@@ -12,7 +12,6 @@ OMP_NUM_THREADS=1 pytest benchmarks/ …              another number of threads
 import sys
 from collections.abc import Generator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -32,8 +31,8 @@ RESULTS: dict[tuple[str, str, str], dict[str, harness.Result]] = {}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("segnet_ext benchmarks")
-    group.addoption("--quick", action="store_true", help="tiny sizes and few rounds")
-    group.addoption("--compile", action="store_true", help="time torch.compile of the torch version too")
+    group.addoption("--quick", action="store_true", help="tiny sizes, few rounds and no torch.compile")
+    group.addoption("--no-compile", action="store_true", help="leave torch.compile of the torch version out")
     group.addoption("--all-stages", action="store_true", help="every SegNet stage, not two of five, for the ops")
     group.addoption("--device", choices=["cpu", "cuda"], default="cpu", help="where to run; cuda adds float16")
     group.addoption("--batch", type=int, help="images at a time, instead of each benchmark's own number")
@@ -45,14 +44,6 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(reason)
 
 
-def targets(module: ModuleType, device: str) -> list[harness.Target]:
-    """What a bench file is run for. One without floating-point input (EXACT) has no other dtype."""
-    dtypes = (
-        [torch.float32, torch.float16] if device == "cuda" and not getattr(module, "EXACT", False) else [torch.float32]
-    )
-    return [harness.Target(torch.device(device), dtype) for dtype in dtypes]
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "group" not in metafunc.fixturenames:
         return
@@ -61,14 +52,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     shapes = {"tiny": module.TINY} if option("quick") else {name: module.SHAPES[name] for name in names}
     if option("batch"):
         shapes = {name: (option("batch"), *shape[1:]) for name, shape in shapes.items()}
-    variants = harness.VARIANTS + ([harness.COMPILED] if option("compile") else [])
+    device, compile = option("device"), not (option("quick") or option("no_compile"))
     op = metafunc.function.__name__.removeprefix("test_")
     cases = []
     for name, shape in shapes.items():
-        for target in targets(module, option("device")):
-            dtype = "" if target.dtype == torch.float32 else f" {target}"
-            label = f"{name} {'x'.join(map(str, shape))}{dtype}"
-            for direction in module.DIRECTIONS:
+        for direction in module.DIRECTIONS:
+            variants = harness.variants(module, direction, device, compile)
+            for target in harness.targets(module, direction, device):
+                dtype = "" if target.dtype == torch.float32 else f" {target}"
+                label = f"{name} {'x'.join(map(str, shape))}{dtype}"
                 for variant in variants:
                     mark = pytest.mark.benchmark(group=f"{op}, {label}, {direction}", timer=CLOCK)
                     cases.append(
@@ -92,7 +84,7 @@ def run_case(benchmark, request, group, shape, target, variants, variant):
     def run() -> None:
         if group not in RESULTS:
             module = harness.load_module(str(request.path))
-            budget = 0.5 if request.config.getoption("quick") else module.SECONDS
+            budget = 0.1 if request.config.getoption("quick") else module.SECONDS
             RESULTS[group] = harness.measure(module, group[2], shape, variants, budget, target)
         result = RESULTS[group][variant]
         benchmark.extra_info.update(harness.environment(target.device.type))
@@ -114,19 +106,21 @@ def _mebibytes(value: int | None) -> str:
     return "-" if value is None else f"{value / 2**20:.1f}"
 
 
-def _row(group: tuple[str, str, str], results: dict[str, harness.Result]) -> list[str]:
+def _milliseconds(result: harness.Result | None) -> str:
+    return "-" if result is None else f"{result.median * 1e3:.2f}"
+
+
+def _row(group: tuple[str, str, str], results: dict[str, harness.Result], others: list[str]) -> list[str]:
     op, label, direction = group
     ours = results["ours"]
-    theirs = {variant: result for variant, result in results.items() if variant != "ours"}
-    best = min(theirs, key=lambda variant: theirs[variant].median)
+    best = harness.best_peer({variant: result.median for variant, result in results.items()})
     return [
         f"{op} {label}",
         direction,
-        f"{ours.median * 1e3:.2f}",
-        *(f"{result.median * 1e3:.2f}" for result in theirs.values()),
-        f"{theirs[best].median / ours.median:.2f}x",
-        f"{_mebibytes(ours.peak_bytes)} / {_mebibytes(theirs['torch'].peak_bytes)}",
-        f"{_mebibytes(ours.saved_bytes)} / {_mebibytes(theirs['torch'].saved_bytes)}",
+        *(_milliseconds(results.get(variant)) for variant in ("ours", *others)),
+        f"{results[best].median / ours.median:.2f}x {best}",
+        f"{_mebibytes(ours.peak_bytes)} / {_mebibytes(results['torch'].peak_bytes)}",
+        f"{_mebibytes(ours.saved_bytes)} / {_mebibytes(results['torch'].saved_bytes)}",
     ]
 
 
@@ -139,13 +133,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
 
 
 def _write_table(terminalreporter: pytest.TerminalReporter) -> None:
-    others = [variant for variant in next(iter(RESULTS.values())) if variant != "ours"]
-    header = ["op and shape", "direction", "ours ms", *(f"{variant} ms" for variant in others), "best torch / ours"]
+    others = list(dict.fromkeys(variant for results in RESULTS.values() for variant in results if variant != "ours"))
+    header = ["op and shape", "direction", "ours ms", *(f"{variant} ms" for variant in others), "best of them / ours"]
     header += ["peak MiB ours / torch", "saved MiB ours / torch"]
-    rows = [header, *(_row(group, results) for group, results in RESULTS.items())]
+    rows = [header, *(_row(group, results, others) for group, results in RESULTS.items())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     environment = harness.environment(terminalreporter.config.getoption("device"))
-    terminalreporter.section("segnet_ext against torch: medians of rounds run in turn")
+    terminalreporter.section("segnet_ext against its peers: medians of rounds run in turn")
     terminalreporter.line(", ".join(f"{key} {value}" for key, value in environment.items()))
     for row in rows:
         terminalreporter.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,22 +1,29 @@
 """How the benchmarks measure: what is compared, in which order, and where each number comes from.
 
-A bench file names its ``SHAPES`` and ``DIRECTIONS`` and has one function ``build(variant, direction, shape)`` that
-returns a :class:`Step`. For each (shape, direction) all variants are built once, their results are compared with plain
-torch ("torch"), and then they run in turn, round after round, so that a busy moment of the machine hits all of them
-alike. The medians of those rounds are what is reported.
+A bench file names its ``SHAPES`` and ``DIRECTIONS`` and has one function ``build(variant, direction, shape, target)``
+that returns a :class:`Step`. For each (shape, direction) all variants are built once, their results are compared with
+plain torch ("torch"), and then they run in turn, round after round, so that a busy moment of the machine hits all of
+them alike. The medians of those rounds are what is reported, by pytest and by cpu_report.py, which finds bench files by
+their names. A bench file may also have
+
+    SMALL               shapes at which the overhead of a call is measured
+    BFLOAT16            directions that run in bfloat16 too on the CPU
+    REPORT              {direction: names of the shapes} of cpu_report.py, instead of all
+    TOLERANCES          {variant: tolerance} where one differs from TOLERANCE
+    peers(direction)    further variants
+    multiply_adds(direction, shape)    of the dense computation, for the roofline
 
 Two more numbers stand beside the time. ``saved_bytes``: the distinct storages that the step's forward keeps for
 backward, parameters not counted (``torch.autograd.graph.saved_tensors_hooks``). ``peak_bytes``: how far the resident
-memory of a fresh process rises above what it held before while one step runs (``VmHWM`` of ``/proc/self/status``,
-reset through ``/proc/self/clear_refs``; a step on tiny tensors before it loads code and starts threads); None where
-the system has no such files. Processes are forked from a server that has imported torch and computed nothing.
+memory of a fresh process rises above what it held before while one step runs (``segnet_ext.measure.peak_of``; a step on
+tiny tensors before it loads code and starts threads); None where the system does not tell. Processes are forked from a
+server that has imported torch and computed nothing.
 
 On a GPU a round is timed by events on its stream. Before each the level-2 cache is overwritten and the GPU is kept busy
 for a moment, so that what is timed begins with a cold cache and a queue in which the step's first kernels already wait.
 ``peak_bytes`` then is the rise of ``torch.cuda.max_memory_allocated`` over what was allocated before the step.
 """
 
-import ctypes
 import gc
 import importlib.util
 import multiprocessing
@@ -24,18 +31,34 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
 import segnet_ext
+from segnet_ext.measure import peak_of
 
+# What the encoder's pools take, [N, C, H, W], and the decoder's unpooling gives back, for one 360x480 image.
+STAGES = {
+    "stage1": (1, 64, 360, 480),
+    "stage2": (1, 128, 180, 240),
+    "stage3": (1, 256, 90, 120),
+    "stage4": (1, 512, 45, 60),
+    "stage5": (1, 512, 23, 30),
+}
+SMALL_SIDES = (32, 8, 2)  # maps of a 32x32 image, where a call costs more than its arithmetic
 VARIANTS = ["ours", "torch", "torch channels_last"]
 COMPILED = "torch.compile"
+AUTOCAST = "torch bf16 autocast"  # of a float32 model: less precise, hence shown and not counted among the peers
 MIN_ROUNDS, MAX_ROUNDS = 3, 30
+# A peer whose first run takes so many times the fastest peer's, and seconds, is not run again: minutes would go into the
+# median of something that is no rival.
+HOPELESS, HOPELESS_SECONDS = 4, 2.0
 MAX_CUDA_ROUNDS = 100
 COLD_CACHE_BYTES = 256 * 2**20  # more than any level-2 cache
 HEAD_START_CYCLES = 2_000_000  # about a millisecond of a GPU
@@ -112,15 +135,41 @@ class ReplayClock:
         return advance
 
 
-def layout_of(variant: str) -> torch.memory_format:
-    """The layout of a variant's maps and weights."""
-    return torch.contiguous_format if variant in ("torch", COMPILED) else torch.channels_last
+def layout_of(variant: str, target: Target | None = None) -> torch.memory_format:
+    """The layout of a variant's maps and weights. torch.compile gets the one that its convolutions prefer."""
+    halves = target is not None and target.dtype != torch.float32
+    contiguous = variant == "torch" or (variant == COMPILED and not halves)
+    return torch.contiguous_format if contiguous else torch.channels_last
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For one shape: torch would make the second one's sizes variables, and its code slower."""
+    return torch.compile(function, dynamic=False)
+
+
+def targets(module: ModuleType, direction: str, device: str) -> list[Target]:
+    """What a direction of a bench file runs for. One without floating-point input (EXACT) has no other dtype."""
+    dtypes = [torch.float32]
+    if device == "cuda" and not getattr(module, "EXACT", False):
+        dtypes.append(torch.float16)
+    if device == "cpu" and direction in getattr(module, "BFLOAT16", ()):
+        dtypes.append(torch.bfloat16)
+    return [Target(torch.device(device), dtype) for dtype in dtypes]
+
+
+def variants(module: ModuleType, direction: str, device: str, compile: bool) -> list[str]:
+    """Ours, torch as it is, and the further peers of a bench file, which are the CPU's."""
+    names = VARIANTS + ([COMPILED] if compile else [])
+    return names + (module.peers(direction) if device == "cpu" and hasattr(module, "peers") else [])
 
 
 def check(
-    results: dict[str, Sequence[torch.Tensor]], tolerance: float, truth: Sequence[torch.Tensor] | None = None
+    results: dict[str, Sequence[torch.Tensor]],
+    tolerance: float,
+    truth: Sequence[torch.Tensor] | None = None,
+    tolerances: Mapping[str, float] | None = None,
 ) -> None:
-    """Every variant's tensors lie within ``tolerance`` of plain torch's, in the norm of their difference.
+    """Every variant's tensors lie within its ``tolerance`` of plain torch's, in the norm of their difference.
 
     With a ``truth`` that torch only comes near to, a variant's distance from it is at most twice torch's, and
     ``tolerance`` more.
@@ -128,7 +177,7 @@ def check(
     torchs = results["torch"]
     for variant, tensors in results.items():
         for i, (actual, wanted) in enumerate(zip(tensors, truth or torchs, strict=True)):
-            error, limit = _distance(actual, wanted), tolerance
+            error, limit = _distance(actual, wanted), (tolerances or {}).get(variant, tolerance)
             if truth is not None:
                 limit += 2 * _distance(torchs[i], wanted)
             if not error <= limit:
@@ -160,28 +209,44 @@ def saved_bytes(step: Step) -> int | None:
     return total
 
 
-def _time_on_cpu(step: Step) -> float:
+def _time_on_cpu(step: Step, calls: int) -> float:
     begin = time.perf_counter()
-    result = step.run()
+    for _ in range(calls):
+        result = step.run()
     seconds = time.perf_counter() - begin
     del result
-    return seconds
+    return seconds / calls
 
 
-def _time_on_cuda(step: Step) -> float:
+def _time_on_cuda(step: Step, calls: int) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.empty(COLD_CACHE_BYTES, dtype=torch.uint8, device="cuda").zero_()
     torch.cuda._sleep(HEAD_START_CYCLES)
     start.record()
-    result = step.run()
+    for _ in range(calls):
+        result = step.run()
     end.record()
     end.synchronize()
     del result
-    return start.elapsed_time(end) / 1e3
+    return start.elapsed_time(end) / 1e3 / calls
 
 
-def time_in_turn(steps: dict[str, Step], budget: float, device: torch.device) -> dict[str, list[float]]:
-    """Rounds of one run of each step, as many as fit into ``budget`` seconds."""
+def _warm_up(variant: str, step: Step, device: torch.device) -> tuple[Sequence[torch.Tensor], float]:
+    """The step's result, and about how long it takes. A first run of seconds tells that too, unless it compiled."""
+    begin = time.perf_counter()
+    result = step.run()
+    seconds = time.perf_counter() - begin
+    if device.type == "cuda":
+        return result, _time_on_cuda(step, 1)
+    if variant == COMPILED or seconds < HOPELESS_SECONDS:
+        return result, _time_on_cpu(step, 1)
+    return result, seconds
+
+
+def time_in_turn(
+    steps: Mapping[str, Step], budget: float, device: torch.device, calls: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of one run in rounds of ``calls`` runs of each step, as many rounds as fit into ``budget`` seconds."""
     on_cuda = device.type == "cuda"
     time_step, most = (_time_on_cuda, MAX_CUDA_ROUNDS) if on_cuda else (_time_on_cpu, MAX_ROUNDS)
     seconds: dict[str, list[float]] = {variant: [] for variant in steps}
@@ -191,9 +256,14 @@ def time_in_turn(steps: dict[str, Step], budget: float, device: torch.device) ->
         order = list(steps.items())
         # Alternating the order keeps a variant from always following the same neighbour's caches.
         for variant, step in order if rounds % 2 == 0 else reversed(order):
-            seconds[variant].append(time_step(step))
+            seconds[variant].append(time_step(step, calls))
         rounds += 1
     return seconds
+
+
+def best_peer(seconds: Mapping[str, float]) -> str:
+    """The fastest of what computes in the same precision as ours."""
+    return min((variant for variant in seconds if variant not in ("ours", AUTOCAST)), key=lambda name: seconds[name])
 
 
 def load_module(path: str) -> ModuleType:
@@ -206,37 +276,16 @@ def load_module(path: str) -> ModuleType:
     return module
 
 
-def _status_bytes(key: str) -> int:
-    match = re.search(rf"^{key}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if match is None:
-        raise OSError(f"/proc/self/status has no {key}")
-    return int(match[1]) * 1024
-
-
-def _return_freed_memory() -> None:
-    """Gives what was freed back to the system: a step that used it again would seem to need none."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
-    if trim is not None:
-        trim(0)
-
-
-def _send_peak(connection, path: str, variant: str, direction: str, shape: Sequence[int], threads: int) -> None:
+def _send_peak(
+    connection: Connection, path: str, variant: str, direction: str, shape: Sequence[int], target: Target, threads: int
+) -> None:
     torch.set_num_threads(threads)
     module = load_module(path)
-    step = module.build(variant, direction, module.TINY, Target())
+    step = module.build(variant, direction, module.TINY, target)
     step.run()
     if tuple(shape) != tuple(module.TINY):
-        step = module.build(variant, direction, shape, Target())
-    gc.collect()
-    _return_freed_memory()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status_bytes("VmRSS")
-        result = step.run()
-        connection.send(max(0, _status_bytes("VmHWM") - before))
-        del result
-    except OSError:
-        connection.send(None)
+        step = module.build(variant, direction, shape, target)
+    connection.send(peak_of(step.run)[0])
 
 
 def cuda_peak_bytes(step: Step) -> int:
@@ -250,12 +299,12 @@ def cuda_peak_bytes(step: Step) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def peak_bytes(path: str, variant: str, direction: str, shape: Sequence[int]) -> int | None:
+def peak_bytes(path: str, variant: str, direction: str, shape: Sequence[int], target: Target) -> int | None:
     """Rise of the resident memory while a fresh process runs one step."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "segnet_ext"])
     receiver, sender = context.Pipe(duplex=False)
-    arguments = (sender, path, variant, direction, tuple(shape), torch.get_num_threads())
+    arguments = (sender, path, variant, direction, tuple(shape), target, torch.get_num_threads())
     process = context.Process(target=_send_peak, args=arguments)
     process.start()
     sender.close()
@@ -269,29 +318,47 @@ def peak_bytes(path: str, variant: str, direction: str, shape: Sequence[int]) ->
 
 
 def measure(
-    module: ModuleType, direction: str, shape: Sequence[int], variants: Sequence[str], budget: float, target: Target
+    module: ModuleType,
+    direction: str,
+    shape: Sequence[int],
+    variants: Sequence[str],
+    budget: float,
+    target: Target,
+    calls: int = 1,
+    peaks: bool = True,
 ) -> dict[str, Result]:
-    """Checks, times and weighs every variant of one group; {variant: Result}."""
+    """Checks, times and weighs every variant of one group; {variant: Result}.
+
+    Args:
+        calls: runs to a round, for steps that a clock is too coarse for.
+        peaks: weigh peaks too, which takes a process for each variant on the CPU.
+    """
+    torch.compiler.reset()  # past a few shapes of one function, torch would leave further ones uncompiled
     steps = {variant: module.build(variant, direction, shape, target) for variant in variants}
-    # The first run is the warm-up too.
     truth = None
     if target != Target():  # halves round, and convolutions on a GPU use tf32
         truth = module.build("torch", direction, shape, Target()).run()
-    check({variant: step.run() for variant, step in steps.items()}, module.TOLERANCE, truth)
-    for step in steps.values():
-        step.run()
+    firsts = {variant: _warm_up(variant, step, target.device) for variant, step in steps.items()}
+    tensors = {variant: result for variant, (result, _) in firsts.items()}
+    first_seconds = {variant: seconds for variant, (_, seconds) in firsts.items()}
+    check(tensors, module.TOLERANCE, truth, getattr(module, "TOLERANCES", None))
+    del firsts, tensors, truth
     gc.collect()
-    results = {variant: Result(seconds) for variant, seconds in time_in_turn(steps, budget, target.device).items()}
-    # The memory of a process that also compiles says nothing about the step.
-    weighed = [variant for variant in variants if variant != COMPILED]
+    limit = max(HOPELESS * first_seconds[best_peer(first_seconds)], HOPELESS_SECONDS)
+    rivals = {variant: step for variant, step in steps.items() if variant == "ours" or first_seconds[variant] <= limit}
+    seconds = time_in_turn(rivals, budget, target.device, calls)
+    results = {variant: Result(seconds.get(variant, [first_seconds[variant]])) for variant in steps}
+    # The memory of a process that also compiles, or holds an ONNX graph, says nothing about the step.
+    weighed = [variant for variant in variants if variant in VARIANTS]
     for variant in weighed:
         results[variant].saved_bytes = saved_bytes(steps[variant])
         if target.device.type == "cuda":
             results[variant].peak_bytes = cuda_peak_bytes(steps[variant])
     steps.clear()
-    if target.device.type == "cpu":
+    rivals.clear()
+    if target.device.type == "cpu" and peaks:
         for variant in weighed:
-            results[variant].peak_bytes = peak_bytes(module.__file__, variant, direction, shape)
+            results[variant].peak_bytes = peak_bytes(module.__file__, variant, direction, shape, target)
     return results
 
 

@@ -46,11 +46,7 @@ def run_demo(seconds: float, out: Path) -> None:
     print(f"wrote {out / 'demo.png'} (input, truth, prediction) and {out / 'demo.pt'}\n", flush=True)
 
     print(agreement(model, val))
-    ours, torch_cost = (
-        measure_apart(implementation, "segnet-basic", _COMPARED_SIZE, _COMPARED_BATCH)
-        for implementation in ("ours", "torch")
-    )
-    print(comparison_table(ours, torch_cost))
+    print(comparison_table(_costs("ours"), _costs("torch channels_last")))
 
 
 def train_for(seconds: float, train: MemoryDataset, val: MemoryDataset) -> nn.Module:
@@ -104,25 +100,34 @@ def agreement(model: nn.Module, dataset: MemoryDataset) -> str:
     )
 
 
-def comparison_table(ours: Cost, plain: Cost) -> str:
-    """Ours beside plain torch, with the ratio of torch's figure to ours."""
-    rows: list[tuple[str, float | None, float | None, str]] = [
-        ("forward", ours.forward_ms, plain.forward_ms, "ms"),
-        ("forward + backward", ours.step_ms, plain.step_ms, "ms"),
-        ("peak memory, training", _mebi(ours.peak_bytes), _mebi(plain.peak_bytes), "MiB"),
-        ("kept for backward", _mebi(ours.saved_bytes), _mebi(plain.saved_bytes), "MiB"),
-    ]
+def _costs(implementation: str) -> dict[str, Cost]:
+    return {
+        what: measure_apart(what, implementation, "segnet-basic", _COMPARED_SIZE, _COMPARED_BATCH)
+        for what in ("inference", "training")
+    }
+
+
+def comparison_table(ours: dict[str, Cost], plain: dict[str, Cost]) -> str:
+    """Ours beside plain torch, with the ratio of torch's figure to ours. Costs are those of inference and training."""
+    rows: list[tuple[str, float | None, float | None, str]] = []
+    for what in ("inference", "training"):
+        mine, theirs = ours[what], plain[what]
+        rows.append((what, mine.ms, theirs.ms, "ms"))
+        rows.append((f"peak memory, {what}", _mebi(mine.peak_bytes), _mebi(theirs.peak_bytes), "MiB"))
+    kept, kept_by_torch = (_mebi(costs["training"].saved_bytes) for costs in (ours, plain))
+    rows.append(("kept for backward", kept, kept_by_torch, "MiB"))
     height, width = _COMPARED_SIZE
     lines = [
-        f"SegNet-Basic, batch {_COMPARED_BATCH} of {height}x{width}, float32, {torch.get_num_threads()} threads, "
-        "each in a process of its own",
+        f"SegNet-Basic, batch {_COMPARED_BATCH} of {height}x{width}, float32, channels_last, {torch.get_num_threads()} "
+        "threads, each in a process of its own",
         f"{'':24} {'segnet_ext':>14} {'plain torch':>14} {'torch / ours':>13}",
     ]
-    for title, mine, theirs, unit in rows:
-        if mine is None or theirs is None:
+    for title, figure, other, unit in rows:
+        if figure is None or other is None:
             lines.append(f"{title:24} {'-':>14} {'-':>14} {'-':>13}")
         else:
-            lines.append(f"{title:24} {f'{mine:.1f} {unit}':>14} {f'{theirs:.1f} {unit}':>14} {theirs / mine:12.2f}x")
+            ratio = f"{other / figure:.2f}x" if figure else "-"
+            lines.append(f"{title:24} {f'{figure:.1f} {unit}':>14} {f'{other:.1f} {unit}':>14} {ratio:>13}")
     return "\n".join(lines)
 
 

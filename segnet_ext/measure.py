@@ -1,11 +1,13 @@
 """What a model costs: time, peak memory and bytes kept for the backward pass.
 
-``python -m segnet_ext.measure ours|torch MODEL HxW BATCH THREADS`` measures one model in a process of its own, so that
-nothing another one allocated hides its peak, and prints the figures as JSON.
+``python -m segnet_ext.measure inference|training IMPLEMENTATION MODEL HxW BATCH THREADS`` measures one model in a
+process of its own, so that nothing another one allocated hides its peak, and prints the figures as JSON.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import statistics
 import subprocess
@@ -16,26 +18,33 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+# Plain torch is ``segnet_ext.reference``; which layout it prefers is for the caller to find out.
+IMPLEMENTATIONS = ("ours", "torch", "torch channels_last")
+_CLASSES = 11
 _REPEATS = 5
+_SECONDS = 2.0
+_WARM_UP_SIDE = 32  # the smallest image that SegNet takes
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Costs of one batch. ``peak_bytes`` is None where the system does not tell.
+    """Costs of one batch. Peaks are None where the system does not tell.
 
     Attributes:
-        forward_ms: median time of an inference pass, milliseconds.
-        step_ms: median time of a training pass, forward and backward, milliseconds.
-        peak_bytes: how far the process grew during its first training pass, gradients of the weights included.
-        saved_bytes: memory that autograd keeps between forward and backward, weights left out.
+        ms: median time of a pass, milliseconds.
+        peak_bytes: how far the process grew during its first pass over what it held with the model built: without the
+            weights, but with their gradients.
+        absolute_peak_bytes: the most that the process held during that pass, the interpreter and torch included.
+        saved_bytes: memory that autograd keeps between forward and backward, weights left out; None of inference.
     """
 
-    forward_ms: float
-    step_ms: float
+    ms: float
     peak_bytes: int | None
-    saved_bytes: int
+    absolute_peak_bytes: int | None
+    saved_bytes: int | None
 
 
 def saved_bytes(model: nn.Module, images: torch.Tensor) -> int:
@@ -56,32 +65,48 @@ def saved_bytes(model: nn.Module, images: torch.Tensor) -> int:
     return total
 
 
-def measure(model: nn.Module, images: torch.Tensor) -> Cost:
-    """Measures a model on the CPU. The peak is only honest in a process that has not yet run anything as large."""
-    training_pass(model, images[:1, :, :32, :32])  # loads libraries and their caches
-    before = _start_peak()
-    training_pass(model, images)
-    peak = _peak()
-    saved = saved_bytes(model.train(), images)
-    step_ms = _median_ms(lambda: training_pass(model, images))
-    model.eval()
-    with torch.inference_mode():
-        forward_ms = _median_ms(lambda: model(images))
-    return Cost(forward_ms, step_ms, None if peak is None or before is None else peak - before, saved)
+def measure(what: str, model: nn.Module, images: torch.Tensor) -> Cost:
+    """Measures a model on the CPU. The peak is only honest in a process that has not yet run anything as large.
+
+    Args:
+        what: ``inference``, or ``training``: forward, loss and backward.
+        model: in evaluation mode for inference, in training mode for training.
+        images: [N, C, H, W].
+    """
+
+    def run(images: torch.Tensor) -> None:
+        if what == "inference":
+            with torch.inference_mode():
+                model(images)
+        else:
+            training_pass(model, images)
+
+    run(images[:1, :, :_WARM_UP_SIDE, :_WARM_UP_SIDE])  # loads libraries and their caches
+    model.zero_grad()  # else the first pass would reuse the memory of these gradients
+    rise, peak = peak_of(lambda: run(images))
+    saved = saved_bytes(model, images) if what == "training" else None
+    return Cost(_median_ms(lambda: run(images)), rise, peak, saved)
 
 
 def training_pass(model: nn.Module, images: torch.Tensor) -> None:
-    model.train().zero_grad()
-    model(images).square().mean().backward()
+    model.zero_grad()
+    logits = model(images)
+    F.cross_entropy(logits, torch.zeros(images.shape[0], *images.shape[2:], dtype=torch.long)).backward()
 
 
 def measure_apart(
-    implementation: str, model: str, size: tuple[int, int], batch: int, threads: int | None = None
+    what: str, implementation: str, model: str, size: tuple[int, int], batch: int, threads: int | None = None
 ) -> Cost:
-    """``measure`` in a fresh process. ``implementation`` is ``ours`` or ``torch`` (``segnet_ext.reference``)."""
-    arguments = [implementation, model, f"{size[0]}x{size[1]}", str(batch), str(threads or torch.get_num_threads())]
+    """``measure`` in a fresh process.
+
+    Args:
+        what: ``inference`` or ``training``. Of our models, inference means the frozen one alone.
+        implementation: one of ``IMPLEMENTATIONS``.
+        model: ``segnet`` or ``segnet-basic``.
+    """
+    arguments = [what, implementation, model, f"{size[0]}x{size[1]}", str(batch)]
     done = subprocess.run(
-        [sys.executable, "-m", "segnet_ext.measure", *arguments],
+        [sys.executable, "-m", "segnet_ext.measure", *arguments, str(threads or torch.get_num_threads())],
         cwd=Path(__file__).parents[1],  # not the caller's: in a source folder, that would import the sources
         capture_output=True,
         text=True,
@@ -93,13 +118,32 @@ def measure_apart(
 
 
 def _median_ms(run: Callable[[], object]) -> float:
-    run()
-    times = []
-    for _ in range(_REPEATS):
-        started = time.perf_counter()
+    """Median of some passes, of fewer where one takes seconds."""
+    times: list[float] = []
+    started = time.perf_counter()
+    while not times or (len(times) < _REPEATS and time.perf_counter() - started < _SECONDS):
+        begun = time.perf_counter()
         run()
-        times.append(1000 * (time.perf_counter() - started))
+        times.append(1000 * (time.perf_counter() - begun))
     return statistics.median(times)
+
+
+def peak_of(run: Callable[[], object]) -> tuple[int | None, int | None]:
+    """Bytes by which the process grows while ``run`` runs, and the most that it holds; None where unknown."""
+    gc.collect()
+    _return_freed_memory()
+    before = _start_peak()
+    result = run()
+    peak = _peak()
+    del result
+    return (None if peak is None or before is None else max(0, peak - before)), peak
+
+
+def _return_freed_memory() -> None:
+    """Gives what was freed back to the system: a pass that used it again would seem to need none."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)
 
 
 def _start_peak() -> int | None:
@@ -131,18 +175,30 @@ def _status_bytes(field: str) -> int:
     raise OSError(f"/proc/self/status has no {field}")
 
 
-def _main() -> None:
+def _build(what: str, implementation: str, name: str) -> nn.Module:
     import segnet_ext
     from segnet_ext import reference
 
-    implementation, name, size, batch, threads = sys.argv[1:]
-    torch.set_num_threads(int(threads))
     torch.manual_seed(0)
     package = segnet_ext if implementation == "ours" else reference
-    model = {"segnet": package.SegNet, "segnet-basic": package.SegNetBasic}[name](11)
+    model: nn.Module = {"segnet": package.SegNet, "segnet-basic": package.SegNetBasic}[name](_CLASSES)
+    model.train(what == "training")
+    if implementation == "ours" and what == "inference":
+        return segnet_ext.freeze(model)
+    return model.to(memory_format=_layout(implementation))  # type: ignore[call-overload]
+
+
+def _layout(implementation: str) -> torch.memory_format:
+    return torch.contiguous_format if implementation == "torch" else torch.channels_last
+
+
+def _main() -> None:
+    what, implementation, name, size, batch, threads = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    model = _build(what, implementation, name)
     height, width = (int(side) for side in size.split("x"))
-    images = torch.randn(int(batch), 3, height, width).contiguous(memory_format=torch.channels_last)
-    print(json.dumps(asdict(measure(model, images))))
+    images = torch.randn(int(batch), 3, height, width).contiguous(memory_format=_layout(implementation))
+    print(json.dumps(asdict(measure(what, model, images))))
 
 
 if __name__ == "__main__":

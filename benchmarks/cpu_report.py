@@ -1,0 +1,252 @@
+"""Measures segnet_ext against its peers on this CPU and writes the report.
+
+python benchmarks/cpu_report.py                  all of it: cpu.md, cpu.png, cpu_scaling.png in benchmarks/results
+python benchmarks/cpu_report.py --only memory    one area: ops, models, memory or scaling
+python benchmarks/cpu_report.py --quick          tiny sizes and few rounds: does everything still run?
+
+Times are those of one thread (--threads); memory and scaling are measured on all processors, as users run models. The
+groups and their variants are those of the bench files; harness.py tells how they are measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+import harness
+import torch
+from cpu_results import Results, Row, Threads, Weighed, page
+from peers import missing_packages
+
+from segnet_ext.measure import IMPLEMENTATIONS, measure_apart
+
+FOLDER = Path(__file__).resolve().parent
+AREAS = ("ops", "models", "memory", "scaling")
+MODELS = {"SegNet": "segnet", "SegNetBasic": "segnet-basic"}
+CPU = torch.device("cpu")
+SMALL_CALLS = 50
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done."""
+
+    quick: bool
+    compile: bool
+
+    @property
+    def seconds(self) -> float:
+        """At most, for the rounds of one group."""
+        return 0.05 if self.quick else 2.0
+
+    @property
+    def weighed(self) -> dict[str, tuple[str, tuple[int, int], int]]:
+        """{what: (case, size, batch)}; cases are named as in bench_models.py."""
+        if self.quick:
+            return {"inference": ("tiny", (32, 48), 1), "training": ("tiny", (64, 64), 1)}
+        return {"inference": ("full", (360, 480), 1), "training": ("pair", (180, 240), 2)}
+
+    @property
+    def processors(self) -> int:
+        """Of memory and scaling."""
+        return 1 if self.quick else processors()
+
+    @property
+    def sides(self) -> list[int]:
+        return [32] if self.quick else [64, 128, 256, 512, 1024]
+
+    @property
+    def batches(self) -> list[int]:
+        return [2] if self.quick else [1, 2, 4, 8, 16]
+
+    @property
+    def batch_side(self) -> int:
+        return 32 if self.quick else 128
+
+
+def bench_modules(models: bool) -> list[ModuleType]:
+    """The bench files of the ops, found by their names, or that of the models."""
+    names = sorted(path for path in FOLDER.glob("bench_*.py") if (path.stem == "bench_models") == models)
+    return [harness.load_module(str(path)) for path in names]
+
+
+def measure_groups(module: ModuleType, plan: Plan) -> list[Row]:
+    """Every direction, shape and dtype of a bench file that the report has."""
+    subject = Path(module.__file__ or "").stem.removeprefix("bench_")
+    report = getattr(module, "REPORT", {direction: list(module.SHAPES) for direction in module.DIRECTIONS})
+    rows = []
+    for direction, names in report.items():
+        shapes = {"tiny": module.TINY} if plan.quick else {name: module.SHAPES[name] for name in names}
+        for target in harness.targets(module, direction, "cpu"):
+            for case, shape in shapes.items():
+                variants = harness.variants(module, direction, "cpu", plan.compile)
+                results = harness.measure(module, direction, shape, variants, plan.seconds, target, peaks=False)
+                model, what = direction.split(maxsplit=1) if subject == "models" else (subject, direction)
+                dense = module.multiply_adds(direction, shape) if hasattr(module, "multiply_adds") else None
+                row = Row(
+                    model,
+                    what,
+                    case,
+                    tuple(shape),
+                    str(target),
+                    {variant: result.median for variant, result in results.items()},
+                    {variant: result.saved_bytes for variant, result in results.items()},
+                    dense,
+                )
+                rows.append(row)
+                say(f"{model} {case} {what} {target}: {row.speedup:.2f}x {row.best}")
+    return rows
+
+
+def measure_small(module: ModuleType, plan: Plan) -> list[Row]:
+    """Calls of an op on maps so small that little else is left than the call."""
+    subject = Path(module.__file__ or "").stem.removeprefix("bench_")
+    calls, seconds = (2, 0.01) if plan.quick else (SMALL_CALLS, plan.seconds / 4)
+    rows = []
+    for direction in getattr(module, "REPORT", module.DIRECTIONS):
+        for shape in getattr(module, "SMALL", [])[: 1 if plan.quick else None]:
+            results = harness.measure(
+                module, direction, shape, harness.VARIANTS, seconds, harness.Target(), calls=calls, peaks=False
+            )
+            medians = {variant: result.median for variant, result in results.items()}
+            rows.append(Row(subject, direction, "tiny" if plan.quick else "small", tuple(shape), "float32", medians))
+    return rows
+
+
+def measure_threads(plan: Plan) -> list[Threads]:
+    """SegNet's steps on one thread and on two."""
+    counts = [1, 2] if processors() >= 2 else [1]
+    (module,) = bench_modules(models=True)
+    before = torch.get_num_threads()
+    rows = []
+    for direction, (case,) in module.REPORT.items():
+        model, what = direction.split(maxsplit=1)
+        if len(counts) == 1 or model != "SegNet" or (plan.quick and what != "inference"):
+            continue
+        shape = module.TINY if plan.quick else module.SHAPES[case]
+        step = module.build("ours", direction, shape, harness.Target())
+        step.run()
+
+        def on(threads: int, run=step.run) -> Sequence[torch.Tensor]:
+            torch.set_num_threads(threads)
+            return run()
+
+        steps = {str(count): harness.Step(lambda count=count: on(count)) for count in counts}
+        seconds = harness.time_in_turn(steps, plan.seconds, CPU)
+        medians = {int(count): harness.Result(times).median for count, times in seconds.items()}
+        rows.append(Threads(model, what, "tiny" if plan.quick else case, medians))
+        say(f"{model} {what}: {rows[-1].speedup:.2f}x on {max(counts)} threads")
+    torch.set_num_threads(before)
+    return rows
+
+
+def weigh(plan: Plan, model: str, what: str, case: str, size: tuple[int, int], batch: int) -> Weighed:
+    costs = {
+        implementation: measure_apart(what, implementation, MODELS[model], size, batch, plan.processors)
+        for implementation in IMPLEMENTATIONS[: 2 if plan.quick else None]
+    }
+    say(f"{model} {what} {batch} x {size[0]}x{size[1]}: weighed")
+    return Weighed(model, what, case, size, batch, costs)
+
+
+def measure_memory(plan: Plan) -> list[Weighed]:
+    # One of the models is enough to see whether it runs.
+    models = ["SegNetBasic"] if plan.quick else list(MODELS)
+    return [weigh(plan, model, what, *sizes) for model in models for what, sizes in plan.weighed.items()]
+
+
+def measure_scaling(plan: Plan) -> list[Weighed]:
+    side = plan.batch_side
+    pixels = [weigh(plan, "SegNet", "inference", "pixels", (n, n), 1) for n in plan.sides]
+    return pixels + [weigh(plan, "SegNet", "inference", "batch", (side, side), batch) for batch in plan.batches]
+
+
+def fma_peak(quick: bool) -> float:
+    """Multiply-adds a second of the fastest of some large matrix products."""
+    n = 128 if quick else 2048
+    a, b = torch.randn(n, n), torch.randn(n, n)
+    times = harness.time_in_turn({"mm": harness.Step(lambda: [torch.mm(a, b)])}, 1.0, CPU)
+    return n**3 / min(times["mm"])
+
+
+def processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment() -> dict[str, object]:
+    return {
+        **harness.environment("cpu"),
+        "processors": processors(),
+        "onnxruntime": version("onnxruntime"),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+    }
+
+
+def say(text: str) -> None:
+    print(f"{time.perf_counter() - STARTED:6.0f} s  {text}", flush=True)
+
+
+STARTED = time.perf_counter()
+
+
+def measure_all(areas: Sequence[str], plan: Plan) -> Results:
+    results = Results(environment())
+    if "ops" in areas:
+        results.fma_peak = fma_peak(plan.quick)
+        for module in bench_modules(models=False):
+            results.ops += measure_groups(module, plan)
+            results.small += measure_small(module, plan)
+    if "models" in areas:
+        for module in bench_modules(models=True):
+            results.models += measure_groups(module, plan)
+        results.threads = measure_threads(plan)
+    if "memory" in areas:
+        results.memory = measure_memory(plan)
+    if "scaling" in areas:
+        results.scaling = measure_scaling(plan)
+    return results
+
+
+def write(results: Results, plan: Plan, out: Path) -> None:
+    """The page and its pictures."""
+    import cpu_plots  # here, so that a missing matplotlib is told by main()
+
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = []
+    if results.ops or results.models:
+        cpu_plots.speedup_chart(results, out / "cpu.png")
+        pictures.append("cpu.png")
+    if results.scaling:
+        cpu_plots.scaling_chart(results.scaling, plan.processors, out / "cpu_scaling.png")
+        pictures.append("cpu_scaling.png")
+    (out / "cpu.md").write_text(page(results, pictures), encoding="utf-8")
+    print("\n".join(f"wrote {out / name}" for name in ("cpu.md", *pictures)))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", choices=AREAS, help="measure one area; the page then has no other")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, few rounds and no torch.compile")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--threads", type=int, default=1, help="of times; default: 1")
+    parser.add_argument("--out", type=Path, default=FOLDER / "results", help="folder; default: benchmarks/results")
+    options = parser.parse_args(arguments)
+    if reason := missing_packages("matplotlib", "onnx", "onnxruntime"):
+        sys.exit(f"cpu_report.py: {reason}")
+    torch.set_num_threads(options.threads)
+    areas = [options.only] if options.only else AREAS
+    plan = Plan(options.quick, not (options.quick or options.no_compile))
+    write(measure_all(areas, plan), plan, options.out)
+
+
+if __name__ == "__main__":
+    main()
