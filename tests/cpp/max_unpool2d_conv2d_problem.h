@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d_shape.h"
@@ -22,6 +23,7 @@ struct Problem {
   Buffer<T> bias;         // [K]
   bool relu;
   Buffer<T> grad_output;  // [N, H, W, K]
+  double tolerance = 0;   // of kernels whose products are no integers
 
   // Sparse enough that no sum leaves the integers that bfloat16 holds.
   Problem(const op::Shape& s, Random& random)
@@ -89,28 +91,31 @@ struct Problem {
     check_equal("grad_input", grad_input, expected);
   }
 
-  void check_grad_weight(const Buffer<T>& grad_weight, const Buffer<T>& grad_bias) const {
+  void check_grad_weight(const Buffer<T>& grad_weight) const {
     std::vector<double> expected(static_cast<size_t>(weight.size()), 0.0);
-    std::vector<double> expected_bias(static_cast<size_t>(shape.out_channels), 0.0);
     for_pairs([&](int64_t pixel, int64_t tap, int64_t c, int64_t pooled) {
       for (int64_t k = 0; k < shape.out_channels; ++k) {
         expected[static_cast<size_t>(weight_index(k, c, tap))] +=
             E::value(grad_output[pixel * shape.out_channels + k]) * E::value(input[pooled]);
       }
     });
-    for (int64_t i = 0; i < grad_output.size(); ++i) {
-      expected_bias[static_cast<size_t>(i % shape.out_channels)] += E::value(grad_output[i]);
-    }
     check_equal("grad_weight", grad_weight, expected);
-    check_equal("grad_bias", grad_bias, expected_bias);
+  }
+
+  void check_grad_bias(const Buffer<T>& grad_bias) const {
+    std::vector<double> expected(static_cast<size_t>(shape.out_channels), 0.0);
+    for (int64_t i = 0; i < grad_output.size(); ++i) {
+      expected[static_cast<size_t>(i % shape.out_channels)] += E::value(grad_output[i]);
+    }
+    check_equal("grad_bias", grad_bias, expected);
   }
 
  private:
-  static void check_equal(const char* name, const Buffer<T>& actual, const std::vector<double>& expected) {
+  void check_equal(const char* name, const Buffer<T>& actual, const std::vector<double>& expected) const {
     for (int64_t i = 0; i < actual.size(); ++i) {
       const double value = E::value(actual[i]);
-      CHECK(value == expected[static_cast<size_t>(i)], "%s[%lld] is %g, expected %g", name, static_cast<long long>(i),
-            value, expected[static_cast<size_t>(i)]);
+      CHECK(std::abs(value - expected[static_cast<size_t>(i)]) <= tolerance, "%s[%lld] is %g, expected %g", name,
+            static_cast<long long>(i), value, expected[static_cast<size_t>(i)]);
     }
   }
 };

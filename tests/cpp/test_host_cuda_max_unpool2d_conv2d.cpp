@@ -83,7 +83,8 @@ class Run {
     write(grad_weight, "grad_weight");
     write(grad_bias, "grad_bias");
     op::launch_grad_weight(launch_, Element<T>::kDType, plan, shape, arguments);
-    problem_.check_grad_weight(grad_weight, grad_bias);
+    problem_.check_grad_weight(grad_weight);
+    problem_.check_grad_bias(grad_bias);
   }
 
  private:

@@ -1,0 +1,93 @@
+// The Winograd kernels of 3x3 convolutions against the definitions.
+#include "conv3x3/conv3x3_cpu_kernel.h"
+#include "max_unpool2d_conv2d_problem.h"
+
+using namespace segnet_ext;
+using namespace segnet_ext::testing;
+
+namespace {
+
+op::Shape random_shape(Random& random) {
+  op::Shape s{};
+  s.batch = draw(random, 1, 2);
+  s.in_channels = draw(random, 1, 40);
+  s.out_channels = draw(random, 0, 3) == 0 ? draw(random, 60, 70) : draw(random, 1, 24);
+  s.pooled_height = draw(random, 1, 10);
+  s.pooled_width = draw(random, 1, 10);
+  s.height = 2 * s.pooled_height + draw(random, -1, 1);
+  s.width = 2 * s.pooled_width + draw(random, -1, 1);
+  s.kernel_size = 3;
+  return s;
+}
+
+template <class T>
+void run(Random& random) {
+  using acc_t = acc_type<T>;
+  constexpr DType kDType = Element<T>::kDType;
+  Problem<T> problem(random_shape(random), random);
+  problem.tolerance = 1e-3;
+  const op::Shape& s = problem.shape;
+  const conv3x3::Shape shape{s.batch, s.in_channels, s.out_channels, s.height, s.width};
+  const conv3x3::Source unpooled{problem.input.data(), problem.codes.data(), nullptr, nullptr,
+                                 s.pooled_height,      s.pooled_width};
+
+  for (const int64_t threads : {1, 3}) {
+    Buffer<T> output(problem.grad_output.size());
+    conv3x3::ForwardParams params{};
+    params.shape = shape;
+    params.source = unpooled;
+    params.weight = {problem.weight.data(), s.in_channels * 9, 9, false};
+    params.bias = problem.bias.data();
+    params.relu = problem.relu;
+    params.result = conv3x3::Result::kMap;
+    params.output = output.data();
+    const conv3x3::Tasks tasks = conv3x3::forward_tasks(shape, threads);
+    on_threads(tasks.count(), threads,
+               [&](int64_t begin, int64_t end) { conv3x3::forward(kDType, params, tasks, begin, end); });
+    problem.check_output(output);
+
+    Buffer<T> grad_input(problem.input.size());
+    conv3x3::ForwardParams input_params{};
+    input_params.shape = {s.batch, s.out_channels, s.in_channels, s.height, s.width};
+    input_params.source.map = problem.grad_output.data();
+    input_params.weight = {problem.weight.data(), 9, s.in_channels * 9, true};
+    input_params.result = conv3x3::Result::kWinners;
+    input_params.output = grad_input.data();
+    input_params.codes = problem.codes.data();
+    input_params.pooled_height = s.pooled_height;
+    input_params.pooled_width = s.pooled_width;
+    const conv3x3::Tasks input_tasks = conv3x3::forward_tasks(input_params.shape, threads);
+    on_threads(input_tasks.count(), threads,
+               [&](int64_t begin, int64_t end) { conv3x3::forward(kDType, input_params, input_tasks, begin, end); });
+    problem.check_grad_input(grad_input);
+
+    // In parts as well, which only larger maps have by themselves.
+    for (const int64_t parts : {conv3x3::grad_weight_parts(shape), std::min<int64_t>(2, shape.tiles())}) {
+      const int64_t blocks = conv3x3::grad_weight_blocks(shape);
+      Buffer<T> grad_weight(problem.weight.size());
+      Buffer<acc_t> sums(parts * blocks * 36 * s.in_channels * conv3x3::kGradBlock);
+      const conv3x3::GradWeightParams weight_params{shape, unpooled,    problem.grad_output.data(),
+                                                    parts, sums.data(), grad_weight.data()};
+      on_threads(parts * blocks, threads,
+                 [&](int64_t begin, int64_t end) { conv3x3::grad_weight_sums(kDType, weight_params, begin, end); });
+      if (parts > 1) {
+        on_threads(s.in_channels, threads,
+                   [&](int64_t begin, int64_t end) { conv3x3::grad_weight_taps(kDType, weight_params, begin, end); });
+      }
+      problem.check_grad_weight(grad_weight);
+    }
+  }
+}
+
+void test() {
+  Random random(1);
+  for (int i = 0; i < 8; ++i) {
+    for_every_dtype([&](auto, auto zero) { run<decltype(zero)>(random); });
+  }
+}
+
+}  // namespace
+
+int main() {
+  return at_every_level(test);
+}
