@@ -50,6 +50,7 @@ struct Stats {
       constexpr int kLanes = decltype(lanes)::value;
       using V = Vec<acc_t, kLanes>;
       const scalar_t* from = input + pixel * channels + c;
+      // The next pixels' memory, in its own order.
       prefetch<kPixels * kLanes>(input + (pixel + kPixels) * channels + kPixels * c);
       const V center = finite_or_zero(load<kLanes>(from));
       V sums[kChains] = {}, sums_of_squares[kChains] = {};
@@ -65,16 +66,6 @@ struct Stats {
       const V origin = finite_or_zero(load<kLanes>(input + c));
       add_moments<acc_t, kLanes>(kPixels, origin, center, sums[0], sums_of_squares[0], sum + c, squares + c);
     });
-  }
-
-  // So many short strides are more than the processor foresees: while some pixels are read, the memory of the next ones
-  // is fetched in its own order, to level 2 since level 1 may not hold both. Past the map's end this does nothing.
-  template <int kCount, class scalar_t>
-  SEGNET_INLINE static void prefetch(const scalar_t* from) {
-    constexpr int kLine = 64 / sizeof(scalar_t);
-    for (int i = 0; i < kCount; i += kLine) {
-      __builtin_prefetch(from + i, 0, 2);
-    }
   }
 
   // Adds the sums over `count` values, measured from `center`, to the sums measured from `origin`.
@@ -181,6 +172,7 @@ SEGNET_INLINE void for_each_winner(const BackwardParams& p, int64_t begin, int64
   const auto window = [&](int64_t offset, int64_t index, auto rows, auto cols) {
     const uint8_t* codes = p.codes + index * codes_bytes(channels);
     for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
+      prefetch_windows<decltype(rows)::value, decltype(lanes)::value>(input + offset, row_stride, c);
       const Winner<decltype(rows)::value, decltype(cols)::value, decltype(lanes)::value, scalar_t> winner(
           input + offset + c, row_stride, channels, grad_output + index * channels + c, codes, transform, c);
       body(winner, offset, c);
@@ -221,6 +213,7 @@ struct InputGrad {
 
   template <int kRows, int kCols, int kLanes>
   SEGNET_INLINE void window(const Winner<kRows, kCols, kLanes, scalar_t>& winner, int64_t offset, int64_t c) const {
+    prefetch_windows<kRows, kLanes>(grad_input + offset, row_stride, c);
     for (int row = 0; row < kRows; ++row) {
       for (int col = 0; col < kCols; ++col) {
         const auto grad = winner.wins(row, col) ? winner.grad : Vec<acc_t, kLanes>{};

@@ -45,6 +45,16 @@ SEGNET_INLINE void for_each_window(const PoolShape& shape, int64_t begin, int64_
   }
 }
 
+// To be called for every vector of channels of a window of which `window` is the first element: fetches, line after
+// line, the memory of windows some way on.
+template <int kRows, int kLanes, class scalar_t>
+SEGNET_INLINE void prefetch_windows(const scalar_t* window, int64_t row_stride, int64_t c) {
+  constexpr int64_t kAhead = 2048 / sizeof(scalar_t);
+  for (int row = 0; row < kRows; ++row) {
+    prefetch<2 * kLanes>(window + row * row_stride + 2 * c + kAhead);
+  }
+}
+
 // Codes of kLanes channels as they lie in the packed bytes: lane i has its code in bits 2 * i and 2 * i + 1, so that no
 // lane is ever shifted. `code` in every lane:
 template <class acc_t, int kLanes>
@@ -93,6 +103,7 @@ SEGNET_INLINE void pool_rows(const PoolShape& shape, const scalar_t* input, scal
     for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
       constexpr int kLanes = decltype(lanes)::value;
       const scalar_t* corner = input + offset + c;
+      prefetch_windows<decltype(rows)::value, kLanes>(input + offset, row_stride, c);
       auto best = transform(load<kLanes>(corner), c, lanes);
       Vec<mask_type<acc_t>, kLanes> code{};
       for (int place = 1; place < 4; ++place) {

@@ -28,6 +28,7 @@ struct Backward {
       constexpr int kRows = decltype(rows)::value, kCols = decltype(cols)::value;
       for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
         constexpr int kLanes = decltype(lanes)::value;
+        prefetch_windows<kRows, kLanes>(grad_input + offset, row_stride, c);
         const auto grad = load<kLanes>(grad_output + index * channels + c);
         const auto code = load_codes<acc_t, kLanes>(p.codes + index * codes_bytes(channels), c, kRows, kCols);
         for (int row = 0; row < kRows; ++row) {
