@@ -56,8 +56,8 @@ VARIANTS = ["ours", "torch", "torch channels_last"]
 COMPILED = "torch.compile"
 AUTOCAST = "torch bf16 autocast"  # of a float32 model: less precise, hence shown and not counted among the peers
 MIN_ROUNDS, MAX_ROUNDS = 3, 30
-# A peer whose first run takes so many times the fastest peer's, and seconds, is not run again: minutes would go into the
-# median of something that is no rival.
+# A peer whose first run takes so many times the fastest peer's, and seconds, is not run again: minutes would go into
+# the median of something that is no rival.
 HOPELESS, HOPELESS_SECONDS = 4, 2.0
 MAX_CUDA_ROUNDS = 100
 COLD_CACHE_BYTES = 256 * 2**20  # more than any level-2 cache
