@@ -251,7 +251,14 @@ def _operand(
     """The normalised and rectified map, for the paths that need it made."""
     if mean is None or var is None:
         return input
+    mean, var, bn_weight, bn_bias = _in_accumulation_type(input, mean, var, bn_weight, bn_bias)
     return F.relu(F.batch_norm(input, mean, var, bn_weight, bn_bias, training=False, eps=eps))
+
+
+def _in_accumulation_type(input: Tensor, *vectors: Tensor | None) -> list[Tensor | None]:
+    """A BatchNorm's vectors in the type of its statistics: torch wants all of them in one."""
+    dtype = per_channel(input).dtype
+    return [None if vector is None else vector.to(dtype) for vector in vectors]
 
 
 @operator("bn_relu_conv2d_grad_input")
@@ -279,6 +286,8 @@ def _grad_input(
     if mean is None or var is None:
         return grad.contiguous(memory_format=torch.channels_last), input.new_empty(0), input.new_empty(0)
     grad = torch.ops.aten.threshold_backward(grad, operand, 0)
+    bn_weight, mean, var = _in_accumulation_type(input, bn_weight, mean, var)
+    assert mean is not None and var is not None
     grad_input, grad_bn_weight, grad_bn_bias = torch.ops.aten.native_batch_norm_backward(
         grad,
         input.contiguous(memory_format=torch.channels_last),
@@ -291,8 +300,7 @@ def _grad_input(
         eps,
         [True, True, True],
     )
-    acc = per_channel(input).dtype
-    return grad_input.contiguous(memory_format=torch.channels_last), grad_bn_weight.to(acc), grad_bn_bias.to(acc)
+    return grad_input.contiguous(memory_format=torch.channels_last), grad_bn_weight, grad_bn_bias
 
 
 @torch.library.register_fake(_grad_input)
