@@ -32,9 +32,12 @@ def build(variant: str, direction: str, shape: Sequence[int], target: Target) ->
     n, in_channels, out_channels, height, width = shape
     generator = torch.Generator().manual_seed(0)
     layout = layout_of(variant, target)
-    x = target.place(torch.randn(n, in_channels, height, width, generator=generator), layout)
+    # No value comes near the mean, where rounding would decide whether ReLU lets its gradient through.
+    values = torch.randn(n, in_channels, height, width, generator=generator)
+    x = target.place(values + values.sign() / 4, layout)
+    del values
     weight = torch.randn(out_channels, in_channels, 3, 3, generator=generator) / (in_channels**0.5 * 3)
-    bn = [target.place(torch.rand(in_channels, generator=generator) + 0.5) for _ in range(2)]
+    bn = target.place(torch.rand(in_channels, generator=generator) + 0.5), target.place(torch.zeros(in_channels))
     parameters = (*bn, target.place(weight, layout), target.place(torch.randn(out_channels, generator=generator)))
     inputs = (x, *parameters)
     for tensor in inputs:
