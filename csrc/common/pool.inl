@@ -57,13 +57,13 @@ SEGNET_INLINE void prefetch_windows(const scalar_t* window, int64_t row_stride, 
 
 // Codes of kLanes channels as they lie in the packed bytes: lane i has its code in bits 2 * i and 2 * i + 1, so that no
 // lane is ever shifted. `code` in every lane:
+template <class acc_t, int... kLane>
+SEGNET_INLINE Vec<mask_type<acc_t>, sizeof...(kLane)> code_lanes(uint32_t code, std::integer_sequence<int, kLane...>) {
+  return Vec<mask_type<acc_t>, sizeof...(kLane)>{static_cast<mask_type<acc_t>>(code << (2 * kLane))...};
+}
 template <class acc_t, int kLanes>
 SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> code_lanes(uint32_t code) {
-  Vec<mask_type<acc_t>, kLanes> lanes{};
-  for (int i = 0; i < kLanes; ++i) {
-    lanes[i] = static_cast<mask_type<acc_t>>(code << (2 * i));
-  }
-  return lanes;
+  return code_lanes<acc_t>(code, std::make_integer_sequence<int, kLanes>{});
 }
 
 // The codes of channels c to c + kLanes - 1 of a window of that many rows and columns; `packed` are the window's bytes.
