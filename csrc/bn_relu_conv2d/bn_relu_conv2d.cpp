@@ -167,17 +167,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_conv2d_grad_input(
   at::Tensor grad_input = empty_output(operand.map, input.size(2), input.size(3));
   if (grad_input.numel() > 0) {
     const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);
-    const at::Tensor taps = weight.contiguous();
-    conv3x3::ForwardParams params{};
-    params.shape = {grad.size(0), grad.size(1), input.size(1), grad.size(2), grad.size(3)};
-    params.source.map = grad.const_data_ptr();
-    params.weight = conv3x3::transposed_weight(taps);
-    params.result = codes ? conv3x3::Result::kWinners : conv3x3::Result::kMap;
-    params.output = grad_input.mutable_data_ptr();
-    params.codes = operand.source.codes;
-    params.pooled_height = input.size(2);
-    params.pooled_width = input.size(3);
-    conv3x3::run_forward(grad.scalar_type(), params);
+    conv3x3::run_grad_input(grad, weight.contiguous(), operand.source.codes, grad_input);
   }
   if (!operand.affine) {
     return {grad_input, at::empty({0}, input.options()), at::empty({0}, input.options())};

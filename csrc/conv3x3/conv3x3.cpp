@@ -24,6 +24,21 @@ void run_forward(at::ScalarType dtype, const ForwardParams& params) {
                    [&](int64_t begin, int64_t end) { forward(to_dtype(dtype), params, tasks, begin, end); });
 }
 
+void run_grad_input(const at::Tensor& grad_output, const at::Tensor& weight, const uint8_t* codes,
+                    at::Tensor& grad_input) {
+  ForwardParams params{};
+  params.shape = {grad_output.size(0), grad_output.size(1), grad_input.size(1), grad_output.size(2),
+                  grad_output.size(3)};
+  params.source.map = grad_output.const_data_ptr();
+  params.weight = transposed_weight(weight);
+  params.result = codes == nullptr ? Result::kMap : Result::kWinners;
+  params.output = grad_input.mutable_data_ptr();
+  params.codes = codes;
+  params.pooled_height = grad_input.size(2);
+  params.pooled_width = grad_input.size(3);
+  run_forward(grad_output.scalar_type(), params);
+}
+
 void run_grad_weight(const Shape& shape, const Source& source, const at::Tensor& grad_output, at::Tensor& grad_weight) {
   const DType dtype = to_dtype(grad_output.scalar_type());
   const int64_t parts = grad_weight_parts(shape), blocks = grad_weight_blocks(shape);

@@ -19,6 +19,11 @@ Weight transposed_weight(const at::Tensor& weight);
 // Fills the output of `params`, whose other pointers are set.
 void run_forward(at::ScalarType dtype, const ForwardParams& params);
 
+// Gradient of the input of a convolution with contiguous weight: of all of it or, where there are codes, at the
+// winners.
+void run_grad_input(const at::Tensor& grad_output, const at::Tensor& weight, const uint8_t* codes,
+                    at::Tensor& grad_input);
+
 // Gradient of the weight, of the dtype of grad_output.
 void run_grad_weight(const Shape& shape, const Source& source, const at::Tensor& grad_output, at::Tensor& grad_weight);
 

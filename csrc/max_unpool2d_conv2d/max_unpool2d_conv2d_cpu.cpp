@@ -72,16 +72,7 @@ void forward_cpu(const Shape& shape, const at::Tensor& input, const at::Tensor& 
 void grad_input_cpu(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& codes,
                     const at::Tensor& weight, at::Tensor& grad_input) {
   if (is_conv3x3(shape)) {
-    conv3x3::ForwardParams params{};
-    params.shape = {shape.batch, shape.out_channels, shape.in_channels, shape.height, shape.width};
-    params.source.map = grad_output.const_data_ptr();
-    params.weight = conv3x3::transposed_weight(weight);
-    params.result = conv3x3::Result::kWinners;
-    params.output = grad_input.mutable_data_ptr();
-    params.codes = codes.const_data_ptr<uint8_t>();
-    params.pooled_height = shape.pooled_height;
-    params.pooled_width = shape.pooled_width;
-    return conv3x3::run_forward(grad_output.scalar_type(), params);
+    return conv3x3::run_grad_input(grad_output, weight, codes.const_data_ptr<uint8_t>(), grad_input);
   }
   const DType dtype = to_dtype(grad_output.scalar_type());
   const ChannelBlocks blocks = grad_input_blocks(dtype, shape);
