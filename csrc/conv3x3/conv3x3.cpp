@@ -44,7 +44,7 @@ void run_grad_weight(const Shape& shape, const Source& source, const at::Tensor&
   const int64_t parts = grad_weight_parts(shape), blocks = grad_weight_blocks(shape);
   at::Tensor sums;
   if (parts > 1) {
-    sums = at::empty({parts, blocks, 36, shape.in_channels, kGradBlock},
+    sums = at::empty({parts * blocks, grad_weight_sums_size(shape)},
                      grad_output.options().dtype(acc_scalar_type(grad_output.scalar_type())));
   }
   const GradWeightParams params{shape,
@@ -56,7 +56,7 @@ void run_grad_weight(const Shape& shape, const Source& source, const at::Tensor&
   at::parallel_for(0, parts * blocks, 1,
                    [&](int64_t begin, int64_t end) { grad_weight_sums(dtype, params, begin, end); });
   if (parts > 1) {
-    at::parallel_for(0, shape.in_channels, 1,
+    at::parallel_for(0, shape.out_channels, 1,
                      [&](int64_t begin, int64_t end) { grad_weight_taps(dtype, params, begin, end); });
   }
 }

@@ -50,7 +50,11 @@ class ForwardTask {
       const V bias = p_.bias == nullptr ? V{} : load<kLanesHere>(static_cast<const scalar_t*>(p_.bias) + k + i);
       transform_square<6, 4, V>(
           [](const auto& in, auto& result) { Winograd<acc_t>::transform_products(in, result); },
-          [&](int row, int col) { return load<kLanesHere>(products + (row * 6 + col) * products_.stride + i); },
+          [&](int col, V(&column)[6]) {
+            for (int row = 0; row < 6; ++row) {
+              column[row] = load<kLanesHere>(products + (row * 6 + col) * products_.stride + i);
+            }
+          },
           [&](int row, int col, V value) { out[row][col] = p_.relu ? relu(value + bias) : value + bias; });
       if (p_.result == Result::kMap) {
         write_map<kLanesHere>(n, y, x, k + i, out);

@@ -9,7 +9,7 @@ void transform_output_grads(const Shape& s, const scalar_t* grad_output, int64_t
   using acc_t = acc_type<scalar_t>;
   for (int64_t tile = begin; tile < end; ++tile) {
     const TilePlace place = tile_place(s, tile);
-    const int64_t rows = std::min<int64_t>(4, s.height - place.y), cols = std::min<int64_t>(4, s.width - place.x);
+    const int64_t rows = s.height - place.y, cols = s.width - place.x;  // of the map, from the tile on
     const scalar_t* from = grad_output + ((place.n * s.height + place.y) * s.width + place.x) * s.out_channels + k;
     acc_t* values = planes.at(0, tile - begin);
     for_lanes<acc_t>(channels, [&](int64_t i, auto lanes) {
@@ -17,47 +17,68 @@ void transform_output_grads(const Shape& s, const scalar_t* grad_output, int64_t
       using V = Vec<acc_t, kLanesHere>;
       transform_square<4, 6, V>(
           [](const auto& in, auto& out) { Winograd<acc_t>::transform_grads(in, out); },
-          [&](int row, int col) {
-            return row < rows && col < cols ? load<kLanesHere>(from + (row * s.width + col) * s.out_channels + i) : V{};
+          [&](int col, V(&column)[4]) {
+            for (int row = 0; row < 4; ++row) {
+              column[row] =
+                  row < rows && col < cols ? load<kLanesHere>(from + (row * s.width + col) * s.out_channels + i) : V{};
+            }
           },
           [&](int row, int col, V value) { store<kLanesHere>(values + (row * 6 + col) * planes.stride + i, value); });
     });
-    // The panel's columns past the last channel are multiplied too, and dropped.
-    for (int64_t point = 0; channels % kPanel<acc_t> != 0 && point < kPoints; ++point) {
-      std::fill(values + point * planes.stride + channels,
-                values + point * planes.stride + ceil_div(channels, kPanel<acc_t>) * kPanel<acc_t>, acc_t(0));
+  }
+}
+
+// The gradients of the taps of kLanes input channels: [tap] of vectors to [input channel, tap].
+template <class scalar_t, class acc_t, int kLanes>
+SEGNET_INLINE void store_taps(const Vec<acc_t, kLanes> (&taps)[kTaps], scalar_t* to) {
+  constexpr int kBlock = kTaps - 1;
+  if constexpr (kLanes % kBlock == 0) {
+    for (int lane = 0; lane < kLanes; lane += kBlock, to += kBlock * kTaps) {
+      Vec<acc_t, kBlock> rows[kBlock];
+      for (int tap = 0; tap < kBlock; ++tap) {
+        __builtin_memcpy(&rows[tap], reinterpret_cast<const acc_t*>(&taps[tap]) + lane, sizeof(rows[tap]));
+      }
+      transpose(rows, std::make_integer_sequence<int, kBlock>{});
+      for (int i = 0; i < kBlock; ++i) {
+        store<kBlock>(to + i * kTaps, rows[i]);
+        store<1>(to + i * kTaps + kBlock, Vec<acc_t, 1>{taps[kBlock][lane + i]});
+      }
+    }
+  } else {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      for (int tap = 0; tap < kTaps; ++tap) {
+        store<1>(to + lane * kTaps + tap, Vec<acc_t, 1>{taps[tap][lane]});
+      }
     }
   }
 }
 
-// From sums at the points to the gradients of the taps, for a block of output channels and input channels [begin, end).
-// `sums` are those of the first of p.parts parts, `part_stride` apart, which are added in their order.
+// From sums at the points to the gradients of the taps, for output channels [begin, end) of a block. `sums` are those
+// of the first of p.parts parts, `part_stride` apart, which are added in their order.
 template <class scalar_t>
 void write_taps(const GradWeightParams& p, int64_t block, int64_t begin, int64_t end, const acc_type<scalar_t>* sums,
                 int64_t part_stride) {
   using acc_t = acc_type<scalar_t>;
   const Shape& s = p.shape;
-  const int64_t channels = std::min(kGradBlock, s.out_channels - block * kGradBlock);
-  auto* grad_weight = static_cast<scalar_t*>(p.grad_weight) + block * kGradBlock * s.in_channels * kTaps;
-  for (int64_t c = begin; c < end; ++c) {
-    for_lanes<acc_t>(channels, [&](int64_t i, auto lanes) {
+  const int64_t row_stride = grad_weight_row(s);
+  for (int64_t k = begin; k < end; ++k) {
+    auto* to = static_cast<scalar_t*>(p.grad_weight) + (block * kGradBlock + k) * s.in_channels * kTaps;
+    for_lanes<acc_t>(s.in_channels, [&](int64_t c, auto lanes) {
       constexpr int kLanesHere = decltype(lanes)::value;
       using V = Vec<acc_t, kLanesHere>;
-      const auto sum_of_parts = [&](int row, int col) {
-        const acc_t* from = sums + ((row * 6 + col) * s.in_channels + c) * kGradBlock + i;
-        V sum = load<kLanesHere>(from);
-        for (int64_t part = 1; part < p.parts; ++part) {
-          sum += load<kLanesHere>(from + part * part_stride);
-        }
-        return sum;
-      };
-      const auto store_tap = [&](int row, int col, V value) {
-        for (int lane = 0; lane < kLanesHere; ++lane) {
-          store<1>(grad_weight + ((i + lane) * s.in_channels + c) * kTaps + 3 * row + col, Vec<acc_t, 1>{value[lane]});
-        }
-      };
+      V taps[kTaps];
       transform_square<6, 3, V>([](const auto& in, auto& out) { Winograd<acc_t>::transform_tap_grads(in, out); },
-                                sum_of_parts, store_tap);
+                                [&](int col, V(&column)[6]) {
+                                  for (int row = 0; row < 6; ++row) {
+                                    const acc_t* from = sums + ((row * 6 + col) * kGradBlock + k) * row_stride + c;
+                                    column[row] = load<kLanesHere>(from);
+                                    for (int64_t part = 1; part < p.parts; ++part) {
+                                      column[row] += load<kLanesHere>(from + part * part_stride);
+                                    }
+                                  }
+                                },
+                                [&](int row, int col, V value) { taps[3 * row + col] = value; });
+      store_taps<scalar_t, acc_t, kLanesHere>(taps, to + c * kTaps);
     });
   }
 }
@@ -68,35 +89,45 @@ struct GradWeightSums {
     using acc_t = acc_type<scalar_t>;
     const Shape& s = p.shape;
     const int64_t blocks = grad_weight_blocks(s), part_tiles = ceil_div(s.tiles(), p.parts);
-    const int64_t max_tiles = std::min(kTaskTiles, part_tiles);
-    const int64_t sums_size = kPoints * s.in_channels * kGradBlock;
-    const Planes<acc_t> patches(max_tiles, s.in_channels), grads(max_tiles, kGradBlock);
+    const int64_t max_tiles = std::min(kGradTiles, part_tiles), sums_size = grad_weight_sums_size(s);
+    // The last panel's columns past the last channel are multiplied too, and dropped.
+    const int64_t columns = ceil_div(s.in_channels, kPanel<acc_t>) * kPanel<acc_t>;
+    const Planes<acc_t> patches(max_tiles, columns), grads(max_tiles, kGradBlock);
+    for (int64_t row = 0; columns > s.in_channels && row < kPoints * max_tiles; ++row) {
+      acc_t* values = patches.at(row / max_tiles, row % max_tiles);
+      std::fill(values + s.in_channels, values + columns, acc_t(0));
+    }
     const std::unique_ptr<acc_t[]> own_sums(p.parts == 1 ? new acc_t[sums_size] : nullptr);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t part = task / blocks, block = task % blocks;
       acc_t* sums = own_sums ? own_sums.get() : static_cast<acc_t*>(p.sums) + task * sums_size;
       const int64_t tile_begin = part * part_tiles, tile_end = std::min(tile_begin + part_tiles, s.tiles());
-      for (int64_t tile = tile_begin; tile < tile_end; tile += kTaskTiles) {
-        const int64_t tiles = std::min(kTaskTiles, tile_end - tile);
+      for (int64_t tile = tile_begin; tile < tile_end; tile += kGradTiles) {
+        const int64_t tiles = std::min(kGradTiles, tile_end - tile);
         transform_patches<scalar_t>(s, p.source, tile, tile + tiles, patches);
         add_tiles<scalar_t>(p, block, tile, tiles, patches, grads, sums, tile > tile_begin);
       }
       if (own_sums) {
-        write_taps<scalar_t>(p, block, 0, s.in_channels, sums, 0);
+        write_taps<scalar_t>(p, block, 0, block_channels(s, block), sums, 0);
       }
     }
+  }
+
+  static int64_t block_channels(const Shape& s, int64_t block) {
+    return std::min(kGradBlock, s.out_channels - block * kGradBlock);
   }
 
   template <class scalar_t, class acc_t>
   static void add_tiles(const GradWeightParams& p, int64_t block, int64_t tile, int64_t tiles,
                         const Planes<acc_t>& patches, const Planes<acc_t>& grads, acc_t* sums, bool accumulate) {
     const Shape& s = p.shape;
-    const int64_t k = block * kGradBlock, channels = std::min(kGradBlock, s.out_channels - k);
-    transform_output_grads(s, static_cast<const scalar_t*>(p.grad_output), tile, tile + tiles, k, channels, grads);
-    for (int64_t point = 0; point < kPoints; ++point, sums += s.in_channels * kGradBlock) {
-      for (int64_t i = 0; i < channels; i += kPanel<acc_t>) {
-        multiply<acc_t, true>(s.in_channels, tiles, patches.at(point), patches.row_stride, grads.at(point) + i,
-                              grads.row_stride, sums + i, kGradBlock, accumulate);
+    const int64_t channels = block_channels(s, block), row_stride = grad_weight_row(s);
+    transform_output_grads(s, static_cast<const scalar_t*>(p.grad_output), tile, tile + tiles, block * kGradBlock,
+                           channels, grads);
+    for (int64_t point = 0; point < kPoints; ++point, sums += kGradBlock * row_stride) {
+      for (int64_t c = 0; c < s.in_channels; c += kPanel<acc_t>) {
+        multiply<acc_t, true>(channels, tiles, grads.at(point), grads.row_stride, patches.at(point) + c,
+                              patches.row_stride, sums + c, row_stride, accumulate);
       }
     }
   }
@@ -106,9 +137,10 @@ struct GradWeightTaps {
   template <class scalar_t>
   static void run(const GradWeightParams& p, int64_t begin, int64_t end) {
     using acc_t = acc_type<scalar_t>;
-    const int64_t blocks = grad_weight_blocks(p.shape), sums_size = kPoints * p.shape.in_channels * kGradBlock;
-    for (int64_t block = 0; block < blocks; ++block) {
-      write_taps<scalar_t>(p, block, begin, end, static_cast<const acc_t*>(p.sums) + block * sums_size,
+    const int64_t blocks = grad_weight_blocks(p.shape), sums_size = grad_weight_sums_size(p.shape);
+    for (int64_t k = begin; k < end; ++k) {
+      const int64_t block = k / kGradBlock, row = k % kGradBlock;
+      write_taps<scalar_t>(p, block, row, row + 1, static_cast<const acc_t*>(p.sums) + block * sums_size,
                            blocks * sums_size);
     }
   }

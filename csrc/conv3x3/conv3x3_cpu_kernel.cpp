@@ -18,6 +18,7 @@ int64_t ceil_div(int64_t a, int64_t b) {
 
 // How much is worked on at a time.
 constexpr int64_t kTaskTiles = 96;        // transformed weights serve so many tiles
+constexpr int64_t kGradTiles = 32;        // tiles of a gradient of the weights: kGradBlock rows of them stay in L1
 constexpr int64_t kWeightChannels = 128;  // input channels of weights that are transformed at a time: they stay in L2
 
 constexpr int64_t kMinChannels = 32;  // output channels of a task where tiles alone do not make tasks enough

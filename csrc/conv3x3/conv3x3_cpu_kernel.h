@@ -72,16 +72,23 @@ inline int64_t grad_weight_blocks(const Shape& shape) {
   return (shape.out_channels + kGradBlock - 1) / kGradBlock;
 }
 int64_t grad_weight_parts(const Shape& shape);
+// Of a task's sums: the distance between output channels, for which see stride_of, and the size.
+inline int64_t grad_weight_row(const Shape& shape) {
+  return (shape.in_channels + 31) / 32 * 32 + 16;
+}
+inline int64_t grad_weight_sums_size(const Shape& shape) {
+  return 36 * kGradBlock * grad_weight_row(shape);
+}
 
 struct GradWeightParams {
   Shape shape;
   Source source;
   const void* grad_output;  // [N, H, W, K]
   int64_t parts;
-  void* sums;         // [parts, blocks, 36, C, kGradBlock] of acc_t, work space; unused where there is one part
+  void* sums;         // [parts, blocks, grad_weight_sums_size] of acc_t, work space; unused where there is one part
   void* grad_weight;  // [K, C, 3, 3]
 };
-// First tasks [begin, end) of parts * blocks; then, where there are several parts, input channels [begin, end).
+// First tasks [begin, end) of parts * blocks; then, where there are several parts, output channels [begin, end).
 void grad_weight_sums(DType dtype, const GradWeightParams& params, int64_t begin, int64_t end);
 void grad_weight_taps(DType dtype, const GradWeightParams& params, int64_t begin, int64_t end);
 

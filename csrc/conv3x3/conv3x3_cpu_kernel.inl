@@ -7,6 +7,8 @@ namespace conv3x3 {
 
 using segnet_ext::conv3x3::ForwardParams;
 using segnet_ext::conv3x3::grad_weight_blocks;
+using segnet_ext::conv3x3::grad_weight_row;
+using segnet_ext::conv3x3::grad_weight_sums_size;
 using segnet_ext::conv3x3::GradWeightParams;
 using segnet_ext::conv3x3::kGradBlock;
 using segnet_ext::conv3x3::Result;
@@ -60,75 +62,156 @@ struct Planes {
   T* at(int64_t point, int64_t row = 0) const { return data.get() + point * stride + row * row_stride; }
 };
 
-// The 6x6 patches of tiles [begin, end) at the points: a row a tile.
+// A tile's 6x6 patch of a map. kInside: all of it lies inside the map.
+template <class scalar_t, bool kInside>
+class DensePatch {
+ public:
+  DensePatch(const Shape& s, const Source& source, const TilePlace& place)
+      : source_(source),
+        first_(static_cast<const scalar_t*>(source.map) +
+               ((place.n * s.height + place.y - 1) * s.width + place.x - 1) * s.in_channels),
+        column_stride_(s.in_channels),
+        row_stride_(s.width * s.in_channels) {
+    for (int i = 0; i < 6; ++i) {
+      rows_[i] = place.y - 1 + i >= 0 && place.y - 1 + i < s.height;
+      columns_[i] = place.x - 1 + i >= 0 && place.x - 1 + i < s.width;
+    }
+  }
+
+  static bool inside(const Shape& s, const Source&, const TilePlace& place) {
+    return place.y > 0 && place.y + 5 <= s.height && place.x > 0 && place.x + 5 <= s.width;
+  }
+
+  // Channels c to c + kLanes - 1 of columns 0, 1, ... in turn.
+  template <int kLanes>
+  struct Columns {
+    using V = Vec<acc_type<scalar_t>, kLanes>;
+    const DensePatch& patch;
+    int64_t c;
+
+    Columns(const DensePatch& patch_, int64_t c_) : patch(patch_), c(c_) {}
+
+    SEGNET_INLINE void operator()(int col, V (&pixels)[6]) const {
+      for (int row = 0; row < 6; ++row) {
+        const scalar_t* from = patch.first_ + row * patch.row_stride_ + col * patch.column_stride_;
+        pixels[row] =
+            kInside || (patch.rows_[row] && patch.columns_[col]) ? source_value<kLanes>(patch.source_, from, c) : V{};
+      }
+    }
+  };
+
+ private:
+  const Source& source_;
+  const scalar_t* first_;
+  int64_t column_stride_, row_stride_;
+  bool rows_[6], columns_[6];
+};
+
+// The same of the map that unpooling makes. The patch meets 4x4 windows, of which the first ones give it their last row
+// and column.
+template <class scalar_t, bool kInside>
+class UnpooledPatch {
+ public:
+  UnpooledPatch(const Shape& s, const Source& source, const TilePlace& place) : source_(source) {
+    const int64_t i = place.y / 2 - 1, j = place.x / 2 - 1;
+    for (int place_of = 0; place_of < 4; ++place_of) {
+      rows_[place_of] =
+          i + place_of >= 0 && i + place_of < source.pooled_height ? window_extent(i + place_of, s.height) : 0;
+      columns_[place_of] =
+          j + place_of >= 0 && j + place_of < source.pooled_width ? window_extent(j + place_of, s.width) : 0;
+    }
+    const int64_t window = (place.n * source.pooled_height + i) * source.pooled_width + j;
+    first_ = static_cast<const scalar_t*>(source.map) + window * s.in_channels;
+    codes_ = source.codes + window * codes_bytes(s.in_channels);
+    channels_ = s.in_channels;
+    bytes_ = codes_bytes(s.in_channels);
+  }
+
+  static bool inside(const Shape& s, const Source& source, const TilePlace& place) {
+    return place.y > 0 && place.y + 6 <= s.height && place.y / 2 + 3 <= source.pooled_height && place.x > 0 &&
+           place.x + 6 <= s.width && place.x / 2 + 3 <= source.pooled_width;
+  }
+
+  template <int kLanes>
+  struct Columns {
+    using acc_t = acc_type<scalar_t>;
+    using V = Vec<acc_t, kLanes>;
+    const UnpooledPatch& patch;
+    int64_t c;
+    V values[4];
+    Vec<mask_type<acc_t>, kLanes> codes[4];
+
+    Columns(const UnpooledPatch& patch_, int64_t c_) : patch(patch_), c(c_) {}
+
+    SEGNET_INLINE void operator()(int col, V (&pixels)[6]) {
+      if (col == 0 || col % 2 == 1) {
+        load_windows((col + 1) / 2);
+      }
+      for (int row = 0; row < 6; ++row) {
+        const auto here = code_lanes<acc_t, kLanes>(static_cast<uint32_t>(2 * ((row + 1) % 2) + (col + 1) % 2));
+        pixels[row] = codes[(row + 1) / 2] == here ? values[(row + 1) / 2] : V{};
+      }
+    }
+
+    SEGNET_INLINE void load_windows(int column) {
+      for (int row = 0; row < 4; ++row) {
+        const int64_t window = row * patch.source_.pooled_width + column;
+        const uint8_t* packed = patch.codes_ + window * patch.bytes_;
+        if constexpr (kInside) {
+          values[row] = source_value<kLanes>(patch.source_, patch.first_ + window * patch.channels_, c);
+          codes[row] = load_codes<acc_t, kLanes>(packed, c, 2, 2);
+        } else if (patch.rows_[row] > 0 && patch.columns_[column] > 0) {
+          values[row] = source_value<kLanes>(patch.source_, patch.first_ + window * patch.channels_, c);
+          codes[row] = load_codes<acc_t, kLanes>(packed, c, static_cast<int>(patch.rows_[row]),
+                                                 static_cast<int>(patch.columns_[column]));
+        } else {
+          values[row] = V{};
+          codes[row] = Vec<mask_type<acc_t>, kLanes>{};
+        }
+      }
+    }
+  };
+
+ private:
+  const Source& source_;
+  const scalar_t* first_;
+  const uint8_t* codes_;
+  int64_t channels_, bytes_;
+  int64_t rows_[4], columns_[4];  // that a window has inside the map, 0 where there is no window
+};
+
+template <class Patch, class acc_t>
+void transform_patch(const Patch& patch, int64_t channels, acc_t* values, int64_t stride) {
+  for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
+    constexpr int kLanesHere = decltype(lanes)::value;
+    typename Patch::template Columns<kLanesHere> columns(patch, c);
+    transform_square<6, 6, Vec<acc_t, kLanesHere>>(
+        [](const auto& in, auto& out) { Winograd<acc_t>::transform_data(in, out); }, columns,
+        [&](int row, int col, auto value) { store<kLanesHere>(values + (row * 6 + col) * stride + c, value); });
+  });
+}
+
+// The patches of tiles [begin, end) at the points: a row a tile.
+template <class scalar_t, template <class, bool> class Patch>
+void transform_patches_of(const Shape& s, const Source& source, int64_t begin, int64_t end,
+                          const Planes<acc_type<scalar_t>>& planes) {
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const TilePlace place = tile_place(s, tile);
+    auto* values = planes.at(0, tile - begin);
+    if (Patch<scalar_t, true>::inside(s, source, place)) {
+      transform_patch(Patch<scalar_t, true>(s, source, place), s.in_channels, values, planes.stride);
+    } else {
+      transform_patch(Patch<scalar_t, false>(s, source, place), s.in_channels, values, planes.stride);
+    }
+  }
+}
 template <class scalar_t>
 void transform_patches(const Shape& s, const Source& source, int64_t begin, int64_t end,
                        const Planes<acc_type<scalar_t>>& planes) {
-  using acc_t = acc_type<scalar_t>;
-  for (int64_t tile = begin; tile < end; ++tile) {
-    const TilePlace place = tile_place(s, tile);
-    const int64_t n = place.n, y = place.y - 1, x = place.x - 1;
-    acc_t* values = planes.at(0, tile - begin);
-    const auto transform = [](const auto& in, auto& out) { Winograd<acc_t>::transform_data(in, out); };
-    const auto store_values = [&](int64_t c, auto lanes, const auto& pixel) {
-      constexpr int kLanesHere = decltype(lanes)::value;
-      transform_square<6, 6, Vec<acc_t, kLanesHere>>(transform, pixel, [&](int row, int col, auto value) {
-        store<kLanesHere>(values + (row * 6 + col) * planes.stride + c, value);
-      });
-    };
-
-    if (source.codes == nullptr) {
-      const scalar_t* pixels[6][6];
-      for (int row = 0; row < 6; ++row) {
-        for (int col = 0; col < 6; ++col) {
-          const bool inside = y + row >= 0 && y + row < s.height && x + col >= 0 && x + col < s.width;
-          pixels[row][col] = inside ? static_cast<const scalar_t*>(source.map) +
-                                          ((n * s.height + y + row) * s.width + x + col) * s.in_channels
-                                    : nullptr;
-        }
-      }
-      for_lanes<acc_t>(s.in_channels, [&](int64_t c, auto lanes) {
-        constexpr int kLanesHere = decltype(lanes)::value;
-        store_values(c, lanes, [&](int row, int col) {
-          return pixels[row][col] ? source_value<kLanesHere>(source, pixels[row][col], c) : Vec<acc_t, kLanesHere>{};
-        });
-      });
-    } else {
-      // The patch meets 4x4 windows; it begins with the last row and column of the first ones.
-      const scalar_t* windows[4][4];
-      const uint8_t* codes[4][4];
-      int64_t rows[4], cols[4];  // that a window has inside the map
-      for (int row = 0; row < 4; ++row) {
-        for (int col = 0; col < 4; ++col) {
-          const int64_t i = (y - 1) / 2 + row, j = (x - 1) / 2 + col;
-          const bool inside = i >= 0 && i < source.pooled_height && j >= 0 && j < source.pooled_width;
-          const int64_t window = (n * source.pooled_height + i) * source.pooled_width + j;
-          windows[row][col] = inside ? static_cast<const scalar_t*>(source.map) + window * s.in_channels : nullptr;
-          codes[row][col] = inside ? source.codes + window * codes_bytes(s.in_channels) : nullptr;
-          rows[row] = window_extent(i, s.height);
-          cols[col] = window_extent(j, s.width);
-        }
-      }
-      for_lanes<acc_t>(s.in_channels, [&](int64_t c, auto lanes) {
-        constexpr int kLanesHere = decltype(lanes)::value;
-        Vec<acc_t, kLanesHere> value[4][4] = {};
-        Vec<mask_type<acc_t>, kLanesHere> code[4][4] = {};
-        for (int row = 0; row < 4; ++row) {
-          for (int col = 0; col < 4; ++col) {
-            if (windows[row][col]) {
-              value[row][col] = source_value<kLanesHere>(source, windows[row][col], c);
-              code[row][col] = load_codes<acc_t, kLanesHere>(codes[row][col], c, static_cast<int>(rows[row]),
-                                                             static_cast<int>(cols[col]));
-            }
-          }
-        }
-        store_values(c, lanes, [&](int row, int col) {
-          const int i = (row + 1) / 2, j = (col + 1) / 2;
-          const auto wanted = code_lanes<acc_t, kLanesHere>(static_cast<uint32_t>(2 * ((row + 1) % 2) + (col + 1) % 2));
-          return code[i][j] == wanted ? value[i][j] : Vec<acc_t, kLanesHere>{};
-        });
-      });
-    }
+  if (source.codes == nullptr) {
+    transform_patches_of<scalar_t, DensePatch>(s, source, begin, end, planes);
+  } else {
+    transform_patches_of<scalar_t, UnpooledPatch>(s, source, begin, end, planes);
   }
 }
 
@@ -195,7 +278,11 @@ void transform_weights(const acc_t* taps, int64_t count, const Planes<acc_t>& pl
       acc_t* values = planes.at(0, c) + v;
       transform_square<3, 6, Vec<acc_t, kLanes>>(
           [](const auto& in, auto& out) { Winograd<acc_t>::transform_taps(in, out); },
-          [&](int row, int col) { return load<kLanes>(taps + (3 * row + col) * kPanel<acc_t> + v); },
+          [&](int col, auto& column) {
+            for (int row = 0; row < 3; ++row) {
+              column[row] = load<kLanes>(taps + (3 * row + col) * kPanel<acc_t> + v);
+            }
+          },
           [&](int row, int col, auto value) { store<kLanes>(values + (row * 6 + col) * planes.stride, value); });
     }
   }

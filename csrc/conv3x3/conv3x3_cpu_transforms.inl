@@ -75,21 +75,21 @@ struct Winograd {
   }
 };
 
-// A one-dimensional transform of kFrom to kTo values, along columns and then along rows. from(row, column) gives a
-// vector, to(row, column, vector) takes one.
+// A one-dimensional transform of kFrom to kTo values, along columns and then along rows. from(column, vectors) fills in
+// a column, for columns 0, 1, ... in turn; to(row, column, vector) takes a value.
 template <int kFrom, int kTo, class V, class Transform, class From, class To>
-SEGNET_INLINE void transform_square(const Transform& transform, const From& from, const To& to) {
+SEGNET_INLINE void transform_square(const Transform& transform, From&& from, const To& to) {
   V half[kTo][kFrom];
+#pragma GCC unroll 8
   for (int col = 0; col < kFrom; ++col) {
     V in[kFrom], out[kTo];
-    for (int row = 0; row < kFrom; ++row) {
-      in[row] = from(row, col);
-    }
+    from(col, in);
     transform(in, out);
     for (int row = 0; row < kTo; ++row) {
       half[row][col] = out[row];
     }
   }
+#pragma GCC unroll 8
   for (int row = 0; row < kTo; ++row) {
     V out[kTo];
     transform(half[row], out);

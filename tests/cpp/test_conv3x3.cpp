@@ -65,13 +65,13 @@ void run(Random& random) {
     for (const int64_t parts : {conv3x3::grad_weight_parts(shape), std::min<int64_t>(2, shape.tiles())}) {
       const int64_t blocks = conv3x3::grad_weight_blocks(shape);
       Buffer<T> grad_weight(problem.weight.size());
-      Buffer<acc_t> sums(parts * blocks * 36 * s.in_channels * conv3x3::kGradBlock);
+      Buffer<acc_t> sums(parts * blocks * conv3x3::grad_weight_sums_size(shape));
       const conv3x3::GradWeightParams weight_params{shape, unpooled,    problem.grad_output.data(),
                                                     parts, sums.data(), grad_weight.data()};
       on_threads(parts * blocks, threads,
                  [&](int64_t begin, int64_t end) { conv3x3::grad_weight_sums(kDType, weight_params, begin, end); });
       if (parts > 1) {
-        on_threads(s.in_channels, threads,
+        on_threads(s.out_channels, threads,
                    [&](int64_t begin, int64_t end) { conv3x3::grad_weight_taps(kDType, weight_params, begin, end); });
       }
       problem.check_grad_weight(grad_weight);
