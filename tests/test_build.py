@@ -236,10 +236,21 @@ def test_default_architectures_are_those_that_nvcc_and_torch_know(toolchain: Mod
     new = toolchain.Toolkit(Path("/cuda"), "13.0", ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0), (12, 1)))
     old = toolchain.Toolkit(Path("/cuda"), "11.8", ((5, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0)))
     built_for = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
-    assert toolchain.cuda_arch_list(new, built_for) == "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
-    assert toolchain.cuda_arch_list(new, ["sm_50", "sm_80", "sm_90"]) == "7.5;8.0;8.6;8.9;9.0+PTX"
-    assert toolchain.cuda_arch_list(old, built_for) == "7.5;8.0;8.6;8.9;9.0+PTX"
-    assert toolchain.cuda_arch_list(new, []) == "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+    everything = [(7, 5), (8, 0), (8, 6), (9, 0), (10, 0), (12, 0)]
+    assert toolchain.default_archs(new, built_for) == everything
+    assert toolchain.default_archs(new, ["sm_50", "sm_80", "sm_90"]) == everything[:4]
+    assert toolchain.default_archs(old, built_for) == everything[:4]
+    assert toolchain.default_archs(new, []) == everything
+
+
+def test_machine_code_is_made_from_few_ptx(toolchain: ModuleType):
+    flags = toolchain.gencode_flags([(7, 5), (8, 0), (8, 6), (9, 0), (10, 0), (12, 0)])
+    assert [flag.removeprefix("-gencode=arch=compute_") for flag in flags] == [
+        "75,code=sm_75", "80,code=sm_80", "80,code=sm_86", "80,code=sm_90", "100,code=sm_100", "100,code=sm_120",
+        "100,code=compute_100",
+    ]  # fmt: skip
+    assert toolchain.archs_text(flags) == "7.5;8.0;8.6;9.0;10.0;12.0"
+    assert toolchain.archs_text(["-gencode=arch=compute_90a,code=sm_90a"]) == "9.0"
 
 
 # Sources.
