@@ -68,8 +68,11 @@ def choose_toolkit() -> toolchain.Toolkit | None:
     return TOOLKIT
 
 
-def configured_extension() -> Extension:
-    """The extension with its compiler, flags and libraries; sets the environment that torch's BuildExtension reads."""
+def configured_extension(folder: Path) -> Extension:
+    """The extension with its compiler, flags and libraries; sets the environment that torch's BuildExtension reads.
+
+    `folder` is for files that the build makes.
+    """
     debug = toolchain.enabled("DEBUG")
     try:
         compiler = toolchain.find_compiler(toolchain.cxx_standard(TORCH_FOLDER))
@@ -99,7 +102,7 @@ def configured_extension() -> Extension:
         cuda_macros = [("SEGNET_EXT_WITH_CUDA", None), ("SEGNET_EXT_CUDA_ARCHS", f'"{archs}"')]
     extension = (CUDAExtension if toolkit else CppExtension)(
         NAME,
-        toolchain.sources(cuda=toolkit is not None),
+        toolchain.merged_sources(toolkit is not None, folder),
         include_dirs=[str(toolchain.ROOT / "csrc"), str(toolchain.ROOT / "csrc" / "include")],
         define_macros=[
             ("SEGNET_EXT_CXX_FLAGS", f'"{" ".join(flags)}"'),
@@ -124,7 +127,7 @@ class build_ext(BuildExtension):
             )
         # Only now, since other commands (sdist, metadata) need no compiler. setuptools has prepared its own Extension
         # object, so that one takes over what torch's has.
-        configured = vars(configured_extension())
+        configured = vars(configured_extension(Path(self.build_temp).absolute()))
         self.extensions[0].__dict__.update(
             {name: value for name, value in configured.items() if not name.startswith("_")}
         )

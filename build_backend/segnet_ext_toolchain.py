@@ -60,6 +60,22 @@ def sources(cuda: bool) -> list[str]:
     )
 
 
+def merged_sources(cuda: bool, folder: Path) -> list[str]:
+    """The sources as setup.py compiles them: all C++ files that see torch as one, written into `folder`.
+
+    torch's headers take many times as long to compile as what these files hold, and so are compiled once. Files of one
+    namespace must not define the same name, be it in an anonymous namespace.
+    """
+    files = sources(cuda)
+    torch_free = re.compile(r"_cpu_kernel\.cpp$|^csrc/simd/|\.cu$")
+    text = "".join(f'#include "{(ROOT / file).as_posix()}"\n' for file in files if not torch_free.search(file))
+    folder.mkdir(parents=True, exist_ok=True)
+    merged = folder / "segnet_ext_torch.cpp"
+    if not merged.is_file() or merged.read_text(encoding="utf-8") != text:
+        merged.write_text(text, encoding="utf-8")
+    return [str(merged), *filter(torch_free.search, files)]
+
+
 def enabled(variable: str) -> bool:
     """Whether the environment variable is set to something that means yes."""
     return os.environ.get(variable, "").strip().lower() not in ("", "0", "false", "no", "off")

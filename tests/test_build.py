@@ -6,6 +6,7 @@ These tests run the source tree's own setup.py and CMakeLists.txt and compile ne
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -251,6 +252,17 @@ def test_machine_code_is_made_from_few_ptx(toolchain: ModuleType):
     ]  # fmt: skip
     assert toolchain.archs_text(flags) == "7.5;8.0;8.6;9.0;10.0;12.0"
     assert toolchain.archs_text(["-gencode=arch=compute_90a,code=sm_90a"]) == "9.0"
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_each_source_is_compiled_once(tmp_path: Path, toolchain: ModuleType, cuda: bool):
+    merged, *others = toolchain.merged_sources(cuda, tmp_path)
+    included = re.findall(r'^#include "(.*)"$', Path(merged).read_text(), re.MULTILINE)
+    assert sorted([*(Path(path).relative_to(ROOT).as_posix() for path in included), *others]) == toolchain.sources(cuda)
+    assert "csrc/bindings.cpp" not in others
+    modified = Path(merged).stat().st_mtime_ns
+    toolchain.merged_sources(cuda, tmp_path)
+    assert Path(merged).stat().st_mtime_ns == modified  # or every build would compile it again
 
 
 # Sources.
