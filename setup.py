@@ -33,7 +33,7 @@ if HAS_TORCH:
         TOOLKIT = error
 
     import torch
-    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension, _get_cuda_arch_flags
 
     TORCH_FOLDER = Path(torch.__file__).parent
 else:
@@ -68,8 +68,11 @@ def choose_toolkit() -> toolchain.Toolkit | None:
     return TOOLKIT
 
 
-def configured_extension() -> Extension:
-    """The extension with its compiler, flags and libraries; sets the environment that torch's BuildExtension reads."""
+def configured_extension(folder: Path) -> Extension:
+    """The extension with its compiler, flags and libraries; sets the environment that torch's BuildExtension reads.
+
+    `folder` is for files that the build makes.
+    """
     debug = toolchain.enabled("DEBUG")
     try:
         compiler = toolchain.find_compiler(toolchain.cxx_standard(TORCH_FOLDER))
@@ -85,22 +88,27 @@ def configured_extension() -> Extension:
         say("the compiler has no OpenMP: the CPU kernels will run on one thread.")
     if debug:
         say("DEBUG is set: this build is slow.")
-    cuda_flags = {}
+    cuda_flags, cuda_macros = {}, []
     if toolkit is not None:
-        if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        if os.environ.get("TORCH_CUDA_ARCH_LIST"):
+            gencode = _get_cuda_arch_flags()
+        else:
             built_for = torch._C._cuda_getArchFlags() or ""  # torch.cuda.get_arch_list() is empty where there is no GPU
-            os.environ["TORCH_CUDA_ARCH_LIST"] = toolchain.cuda_arch_list(toolkit, built_for.split())
-        say(f"CUDA {toolkit.version} in {toolkit.root}, architectures {os.environ['TORCH_CUDA_ARCH_LIST']}")
-        cuda_flags = {"nvcc": toolchain.nvcc_flags(debug, compiler.openmp)}
+            gencode = toolchain.gencode_flags(toolchain.default_archs(toolkit, built_for.split()))
+        archs = toolchain.archs_text(gencode)
+        say(f"CUDA {toolkit.version} in {toolkit.root}, architectures {archs}")
+        # Flags that name architectures keep torch from adding its own.
+        cuda_flags = {"nvcc": [*toolchain.nvcc_flags(debug, compiler.openmp), *gencode]}
+        cuda_macros = [("SEGNET_EXT_WITH_CUDA", None), ("SEGNET_EXT_CUDA_ARCHS", f'"{archs}"')]
     extension = (CUDAExtension if toolkit else CppExtension)(
         NAME,
-        toolchain.sources(cuda=toolkit is not None),
+        toolchain.merged_sources(toolkit is not None, folder),
         include_dirs=[str(toolchain.ROOT / "csrc"), str(toolchain.ROOT / "csrc" / "include")],
         define_macros=[
             ("SEGNET_EXT_CXX_FLAGS", f'"{" ".join(flags)}"'),
             ("SEGNET_EXT_PYTHON_VERSION", f'"{platform.python_version()}"'),
             ("SEGNET_EXT_TORCH_VERSION", f'"{torch.__version__}"'),
-            *([("SEGNET_EXT_WITH_CUDA", None)] if toolkit else []),
+            *cuda_macros,
         ],
         extra_compile_args={"cxx": flags, **cuda_flags},
         extra_link_args=["-fopenmp"] if compiler.openmp else [],
@@ -119,8 +127,9 @@ class build_ext(BuildExtension):
             )
         # Only now, since other commands (sdist, metadata) need no compiler. setuptools has prepared its own Extension
         # object, so that one takes over what torch's has.
+        configured = vars(configured_extension(Path(self.build_temp).absolute()))
         self.extensions[0].__dict__.update(
-            {name: value for name, value in vars(configured_extension()).items() if not name.startswith("_")}
+            {name: value for name, value in configured.items() if not name.startswith("_")}
         )
         super().run()
 

@@ -177,7 +177,9 @@ def _compile(op: str, arch: int) -> tuple[list[Compiled], Path]:
     folder = _cache(op)
     cubin, record = folder / f"sm_{arch}.cubin", folder / f"sm_{arch}.json"
     if not record.is_file():
-        command = [find_toolkit().nvcc, *FLAGS, "-Xptxas=-v", "-cubin", f"-arch=sm_{arch}"]
+        # From the PTX that setup.py has the machine code made from.
+        ptx = "compute_{}{}".format(*toolchain.ptx_arch(divmod(arch, 10)))
+        command = [find_toolkit().nvcc, *FLAGS, "-Xptxas=-v", "-cubin", f"-gencode=arch={ptx},code=sm_{arch}"]
         kernels = parse_ptxas(_run([*command, "-o", cubin, DRIVERS / f"{op}.cu"]))
         partial = record.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps([asdict(kernel) for kernel in kernels]), encoding="utf-8")
@@ -230,9 +232,16 @@ def occupancy(arch: int, registers: int, threads: int, shared: int) -> float:
 
 
 def faults(report: Report, arch: int) -> list[str]:
-    """What must not be: spills, stacks in local memory, blocks that do not fit, launches of kernels without code."""
+    """What must not be: spills, stacks in local memory, blocks that do not fit, launches of kernels without code.
+
+    In kernels that are launched: what is compiled from the same PTX for several architectures includes those that only
+    some of them launch.
+    """
     found = []
+    launched = {launch.name for launch in report.launches}
     for kernel in report.kernels.values():
+        if kernel.name not in launched:
+            continue
         what = demangle([kernel.name])[kernel.name]
         if kernel.spill_stores or kernel.spill_loads:
             found.append(f"{what} spills: {kernel.spill_stores} bytes stored, {kernel.spill_loads} loaded")
@@ -255,7 +264,7 @@ def faults(report: Report, arch: int) -> list[str]:
 def _enumerators() -> dict[tuple[str, int], str]:
     """Names of enumerators, which compilers print as (Math)0."""
     names = {}
-    for path in CSRC.glob("**/*.cuh"):
+    for path in [*CSRC.glob("**/*.cuh"), *CSRC.glob("**/*_launch.h")]:
         for enum, body in re.findall(r"enum class (\w+)[^{;]*\{([^}]*)\}", path.read_text(encoding="utf-8")):
             for i, name in enumerate(re.findall(r"\w+", body)):
                 names[enum, i] = name

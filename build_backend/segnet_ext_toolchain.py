@@ -17,8 +17,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Compute capabilities built by default, as far as nvcc and torch know them; the last one also as PTX for later GPUs.
-DEFAULT_CUDA_ARCHS = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
+# Compute capabilities built by default, as far as nvcc and torch know them. GPUs of 8.9 run the code for 8.6, which is
+# byte for byte what nvcc makes for them.
+DEFAULT_CUDA_ARCHS = ((7, 5), (8, 0), (8, 6), (9, 0), (10, 0), (12, 0))
+# The PTX that their machine code is made from: that of the newest of these that is not newer. It is most of the compile
+# time, the kernels use nothing that a later one adds, and the machine code is the same.
+PTX_ARCHS = ((7, 5), (8, 0), (10, 0))
 
 CXX_PROBE = """
 #include <Python.h>
@@ -42,14 +46,34 @@ class ToolchainError(Exception):
 
 
 def sources(cuda: bool) -> list[str]:
-    """Every C++ file of csrc/ and of the folders in it, with `cuda` also the CUDA files: new files need no list."""
+    """Every C++ file of csrc/ and of the folders in it, with `cuda` also the CUDA files and those that start them.
+
+    New files need no list.
+    """
     suffixes = ("cpp", "cu") if cuda else ("cpp",)
     return sorted(
         path.relative_to(ROOT).as_posix()
         for suffix in suffixes
         for folder in ("csrc", "csrc/*")
         for path in ROOT.glob(f"{folder}/*.{suffix}")
+        if cuda or not path.stem.endswith("_cuda")
     )
+
+
+def merged_sources(cuda: bool, folder: Path) -> list[str]:
+    """The sources as setup.py compiles them: all C++ files that see torch as one, written into `folder`.
+
+    torch's headers take many times as long to compile as what these files hold, and so are compiled once. Files of one
+    namespace must not define the same name, be it in an anonymous namespace.
+    """
+    files = sources(cuda)
+    torch_free = re.compile(r"_cpu_kernel\.cpp$|^csrc/simd/|\.cu$")
+    text = "".join(f'#include "{(ROOT / file).as_posix()}"\n' for file in files if not torch_free.search(file))
+    folder.mkdir(parents=True, exist_ok=True)
+    merged = folder / "segnet_ext_torch.cpp"
+    if not merged.is_file() or merged.read_text(encoding="utf-8") != text:
+        merged.write_text(text, encoding="utf-8")
+    return [str(merged), *filter(torch_free.search, files)]
 
 
 def enabled(variable: str) -> bool:
@@ -152,12 +176,30 @@ def check_toolkit(toolkit: Toolkit, torch_cuda: str) -> None:
         raise ToolchainError(f"nvcc {toolkit.version} cannot compile a small program ({error})")
 
 
-def cuda_arch_list(toolkit: Toolkit, torch_archs: Sequence[str]) -> str:
-    """The default TORCH_CUDA_ARCH_LIST, for nvcc and for the torch compiled for `torch_archs` (sm_75, …)."""
+def default_archs(toolkit: Toolkit, torch_archs: Sequence[str]) -> list[tuple[int, int]]:
+    """What is built without TORCH_CUDA_ARCH_LIST, by nvcc and for the torch compiled for `torch_archs` (sm_75, …)."""
     known = re.findall(r"\bsm_(\d+)(\d)\b", " ".join(torch_archs))
     newest = max(((int(major), int(minor)) for major, minor in known), default=DEFAULT_CUDA_ARCHS[-1])
-    archs = [arch for arch in DEFAULT_CUDA_ARCHS if arch in toolkit.archs and arch <= newest]
-    return ";".join(f"{major}.{minor}" for major, minor in archs) + "+PTX"
+    return [arch for arch in DEFAULT_CUDA_ARCHS if arch in toolkit.archs and arch <= newest]
+
+
+def ptx_arch(arch: tuple[int, int]) -> tuple[int, int]:
+    """The architecture whose PTX the machine code for `arch` is made from."""
+    return max(ptx for ptx in PTX_ARCHS if ptx <= arch)
+
+
+def gencode_flags(archs: Sequence[tuple[int, int]]) -> list[str]:
+    """nvcc's flags for machine code for `archs`, and the newest of the PTX it is made from, for later GPUs."""
+    pairs = [("{}{}".format(*ptx_arch(arch)), "sm_{}{}".format(*arch)) for arch in archs]
+    newest = pairs[-1][0]
+    pairs.append((newest, f"compute_{newest}"))
+    return [f"-gencode=arch=compute_{ptx},code={code}" for ptx, code in pairs]
+
+
+def archs_text(gencode: Sequence[str]) -> str:
+    """The compute capabilities that such flags make machine code for: 7.5;8.0."""
+    found = {(int(major), int(minor)) for major, minor in re.findall(r"\bsm_(\d+)(\d)", " ".join(gencode))}
+    return ";".join(f"{major}.{minor}" for major, minor in sorted(found))
 
 
 def library_includes(torch_folder: Path) -> list[str]:

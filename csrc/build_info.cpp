@@ -1,9 +1,16 @@
 #include "build_info.h"
 
+#ifdef SEGNET_EXT_WITH_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
 #include <sstream>
 
 #if !defined(SEGNET_EXT_CXX_FLAGS) || !defined(SEGNET_EXT_TORCH_VERSION) || !defined(SEGNET_EXT_PYTHON_VERSION)
 #error "the build must define SEGNET_EXT_CXX_FLAGS, SEGNET_EXT_TORCH_VERSION and SEGNET_EXT_PYTHON_VERSION"
+#endif
+#if defined(SEGNET_EXT_WITH_CUDA) && !defined(SEGNET_EXT_CUDA_ARCHS)
+#error "a build with CUDA must define SEGNET_EXT_CUDA_ARCHS"
 #endif
 
 namespace segnet_ext {
@@ -26,19 +33,6 @@ std::string cuda_version_text(int version) {
   out << version / 1000 << '.' << version % 1000 / 10;
   return out.str();
 }
-
-// From 750,1200 to 7.5;12.0, as TORCH_CUDA_ARCH_LIST is written.
-std::string cuda_archs_text(const std::string& archs) {
-  std::istringstream in(archs);
-  std::ostringstream out;
-  const char* separator = "";
-  for (std::string arch; std::getline(in, arch, ',');) {
-    const int number = std::stoi(arch);
-    out << separator << number / 100 << '.' << number % 100 / 10;
-    separator = ";";
-  }
-  return out.str();
-}
 #endif
 
 }  // namespace
@@ -50,9 +44,8 @@ BuildInfo build_info() {
   info.torch = SEGNET_EXT_TORCH_VERSION;
   info.python = SEGNET_EXT_PYTHON_VERSION;
 #ifdef SEGNET_EXT_WITH_CUDA
-  const CudaBuildInfo cuda = cuda_build_info();
-  info.cuda = cuda_version_text(cuda.version);
-  info.cuda_archs = cuda_archs_text(cuda.archs);
+  info.cuda = cuda_version_text(CUDART_VERSION);
+  info.cuda_archs = SEGNET_EXT_CUDA_ARCHS;
 #endif
 #ifdef NDEBUG
   info.debug = false;

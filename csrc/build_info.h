@@ -18,13 +18,4 @@ struct BuildInfo {
 
 BuildInfo build_info();
 
-#ifdef SEGNET_EXT_WITH_CUDA
-struct CudaBuildInfo {
-  int version;        // CUDART_VERSION: 13000 for 13.0
-  std::string archs;  // __CUDA_ARCH_LIST__: 750,800 for 7.5 and 8.0
-};
-
-CudaBuildInfo cuda_build_info();
-#endif
-
 }  // namespace segnet_ext

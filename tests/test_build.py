@@ -6,6 +6,7 @@ These tests run the source tree's own setup.py and CMakeLists.txt and compile ne
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -236,10 +237,32 @@ def test_default_architectures_are_those_that_nvcc_and_torch_know(toolchain: Mod
     new = toolchain.Toolkit(Path("/cuda"), "13.0", ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0), (12, 1)))
     old = toolchain.Toolkit(Path("/cuda"), "11.8", ((5, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0)))
     built_for = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
-    assert toolchain.cuda_arch_list(new, built_for) == "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
-    assert toolchain.cuda_arch_list(new, ["sm_50", "sm_80", "sm_90"]) == "7.5;8.0;8.6;8.9;9.0+PTX"
-    assert toolchain.cuda_arch_list(old, built_for) == "7.5;8.0;8.6;8.9;9.0+PTX"
-    assert toolchain.cuda_arch_list(new, []) == "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+    everything = [(7, 5), (8, 0), (8, 6), (9, 0), (10, 0), (12, 0)]
+    assert toolchain.default_archs(new, built_for) == everything
+    assert toolchain.default_archs(new, ["sm_50", "sm_80", "sm_90"]) == everything[:4]
+    assert toolchain.default_archs(old, built_for) == everything[:4]
+    assert toolchain.default_archs(new, []) == everything
+
+
+def test_machine_code_is_made_from_few_ptx(toolchain: ModuleType):
+    flags = toolchain.gencode_flags([(7, 5), (8, 0), (8, 6), (9, 0), (10, 0), (12, 0)])
+    assert [flag.removeprefix("-gencode=arch=compute_") for flag in flags] == [
+        "75,code=sm_75", "80,code=sm_80", "80,code=sm_86", "80,code=sm_90", "100,code=sm_100", "100,code=sm_120",
+        "100,code=compute_100",
+    ]  # fmt: skip
+    assert toolchain.archs_text(flags) == "7.5;8.0;8.6;9.0;10.0;12.0"
+    assert toolchain.archs_text(["-gencode=arch=compute_90a,code=sm_90a"]) == "9.0"
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_each_source_is_compiled_once(tmp_path: Path, toolchain: ModuleType, cuda: bool):
+    merged, *others = toolchain.merged_sources(cuda, tmp_path)
+    included = re.findall(r'^#include "(.*)"$', Path(merged).read_text(), re.MULTILINE)
+    assert sorted([*(Path(path).relative_to(ROOT).as_posix() for path in included), *others]) == toolchain.sources(cuda)
+    assert "csrc/bindings.cpp" not in others
+    modified = Path(merged).stat().st_mtime_ns
+    toolchain.merged_sources(cuda, tmp_path)
+    assert Path(merged).stat().st_mtime_ns == modified  # or every build would compile it again
 
 
 # Sources.

@@ -170,6 +170,7 @@ def test_faults_are_found(tmp_path):
     launches = (
         cuda_kernels.Launch("", "large", 1, 128, 64 * 1024),
         cuda_kernels.Launch("", "wide", 1, 1024, 0),
+        cuda_kernels.Launch("", "spilling", 1, 128, 0),
         cuda_kernels.Launch("", "stub", 1, 32, 0),
     )
     report = cuda_kernels.Report(kernels, frozenset({"stub"}), launches, tmp_path)

@@ -14,7 +14,7 @@ void run(const cuda::Launcher& launch) {
       const PoolShape shape{1, channels, 360, 480, 180, 240};
       void* const values = aligned();
       auto* codes = static_cast<uint8_t*>(aligned());
-      const int64_t parts = stats_tiling(dtype, shape.pixels(), channels).blocks;
+      const int64_t parts = stats_parts(dtype, shape.pixels(), channels);
       launch_stats(launch, dtype, {shape.pixels(), channels, map, parts, values, values, values, values});
       launch_affine(launch, dtype, {channels, 1e-5, values, values, values, values, values, values, values});
       launch_forward(launch, dtype, {shape, map, values, values, map, codes});

@@ -2,7 +2,7 @@
 // once. Backward reads the maps twice, for the sums over winners and for the input gradient made with them.
 #pragma once
 
-#include "bn_relu_max_pool2d/bn_relu_max_pool2d_params.h"
+#include "bn_relu_max_pool2d/bn_relu_max_pool2d_launch.h"
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d_stats.cuh"
 #include "common/pool.cuh"
 
@@ -128,15 +128,6 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t>)
   }
 }
 
-struct MergeGradsParams {
-  BackwardParams backward;
-  const void* invstd;  // all [C] of acc_t
-  void* grad_weight;
-  void* grad_bias;
-  void* grad_mean;
-  void* projection;
-};
-
 template <class acc_t>
 __global__ void __launch_bounds__(kMergeChannels* kMergeRows) merge_grads_kernel(MergeGradsParams params) {
   SEGNET_DYNAMIC_SHARED(shared);
@@ -222,8 +213,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t>)
   }
 }
 
-inline void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardParams& p,
-                           int64_t threads_to_fill = cuda::kThreadsToFill) {
+void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardParams& p, int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
     const cuda::Tiling tiling = cuda::window_tiling<cuda::kGroupChannels<scalar_t>>(p.shape, threads_to_fill);
@@ -234,8 +224,7 @@ inline void launch_forward(const cuda::Launcher& launch, DType dtype, const Forw
   });
 }
 
-// Parts of the sums over winners, for BackwardParams.
-inline int64_t backward_parts(DType dtype, const PoolShape& shape, int64_t threads_to_fill = cuda::kThreadsToFill) {
+int64_t backward_parts(DType dtype, const PoolShape& shape, int64_t threads_to_fill) {
   int64_t parts = 0;
   cuda::call_for_dtype(dtype, [&](auto element) {
     parts = cuda::window_tiling<cuda::kGroupChannels<decltype(element)>>(shape, threads_to_fill).blocks;
@@ -243,10 +232,8 @@ inline int64_t backward_parts(DType dtype, const PoolShape& shape, int64_t threa
   return parts;
 }
 
-// Fills the gradients of weight and bias, then p.backward.grad_input. p.backward.grad_mean and projection are the
-// arrays that p.grad_mean and p.projection write.
-inline void launch_backward(const cuda::Launcher& launch, DType dtype, const MergeGradsParams& params,
-                            int64_t threads_to_fill = cuda::kThreadsToFill) {
+void launch_backward(const cuda::Launcher& launch, DType dtype, const MergeGradsParams& params,
+                     int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
     using acc_t = acc_type<scalar_t>;

@@ -1,6 +1,7 @@
 // CUDA kernels for what BatchNorm knows of a channel: batch statistics and the affine map made of them.
 #pragma once
 
+#include "bn_relu_max_pool2d/bn_relu_max_pool2d_launch.h"
 #include "common/tiling.cuh"
 #include "cuda/dispatch.h"
 #include "segnet_ext/elementwise.h"
@@ -8,17 +9,6 @@
 namespace segnet_ext::bn_relu_max_pool2d {
 
 // ---- mean and variance of each channel, in two stages -----------------------------------------------------------
-
-struct TwoStageStatsParams {
-  int64_t pixels, channels;
-  const void* input;      // [pixels, C]
-  int64_t parts;          // stats_tiling(...).blocks
-  void* partial_sum;      // [parts, C] of acc_t; of x - origin
-  void* partial_rest;     // [parts, C] of acc_t; what rounding took from partial_sum
-  void* partial_squares;  // [parts, C] of acc_t; of deviations from the part's mean
-  void* mean;             // [C] of acc_t
-  void* var;              // [C] of acc_t; biased
-};
 
 // A thread's pixels. Their squares are summed about one of themselves: with n values the deviation of that one is part
 // of the sum of squares, so the difference that remains to be taken loses at most a factor of n.
@@ -174,8 +164,7 @@ __global__ void __launch_bounds__(kMergeChannels* kMergeRows) merge_stats_kernel
 }
 
 // How the statistics of a map are cut; its `blocks` is the number of parts.
-inline cuda::Tiling stats_tiling(DType dtype, int64_t pixels, int64_t channels,
-                                 int64_t threads_to_fill = cuda::kThreadsToFill) {
+inline cuda::Tiling stats_tiling(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
   cuda::Tiling tiling{};
   cuda::call_for_dtype(dtype, [&](auto element) {
     tiling = cuda::make_tiling(pixels, channels, cuda::kGroupChannels<decltype(element)>, kStatsPixelsPerThread,
@@ -184,8 +173,11 @@ inline cuda::Tiling stats_tiling(DType dtype, int64_t pixels, int64_t channels,
   return tiling;
 }
 
-inline void launch_stats(const cuda::Launcher& launch, DType dtype, const TwoStageStatsParams& p,
-                         int64_t threads_to_fill = cuda::kThreadsToFill) {
+int64_t stats_parts(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
+  return stats_tiling(dtype, pixels, channels, threads_to_fill).blocks;
+}
+
+void launch_stats(const cuda::Launcher& launch, DType dtype, const TwoStageStatsParams& p, int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
     using acc_t = acc_type<scalar_t>;
@@ -205,18 +197,6 @@ inline void launch_stats(const cuda::Launcher& launch, DType dtype, const TwoSta
 
 // ---- statistics to an affine map --------------------------------------------------------------------------------
 
-struct AffineParams {
-  int64_t channels;
-  double eps;
-  const void* mean;  // all [C] of acc_t
-  const void* var;
-  const void* weight;  // null stands for ones
-  const void* bias;    // null stands for zeros
-  void* invstd;
-  void* scale;
-  void* shift;
-};
-
 constexpr int kAffineThreads = 128;
 
 template <class acc_t>
@@ -233,7 +213,7 @@ __global__ void __launch_bounds__(kAffineThreads) affine_kernel(AffineParams p) 
   }
 }
 
-inline void launch_affine(const cuda::Launcher& launch, DType dtype, const AffineParams& p) {
+void launch_affine(const cuda::Launcher& launch, DType dtype, const AffineParams& p) {
   const cuda::LaunchConfig config{dim3(cuda::grid_size((p.channels + kAffineThreads - 1) / kAffineThreads)),
                                   dim3(kAffineThreads)};
   launch(dtype == DType::kDouble ? affine_kernel<double> : affine_kernel<float>, config, p);

@@ -1,21 +1,3 @@
+// The kernels and what starts them. No torch header is seen here: for each architecture they would take longer to
+// read than the kernels to compile.
 #include "codes_to_indices/codes_to_indices_kernel.cuh"
-
-// The launch functions name all kernels. What calls them is for the host alone, and the compilations for each
-// architecture are spared torch's headers, which take longer than the kernels.
-#if !defined(__CUDA_ARCH__)
-
-#include "codes_to_indices/codes_to_indices.h"
-#include "common/cuda_context.h"
-
-namespace segnet_ext::codes_to_indices_impl {
-
-void run_cuda(const at::Tensor& codes, at::IntArrayRef input_size, at::Tensor& indices) {
-  CudaContext context(codes);
-  const PoolShape shape{input_size[0], input_size[1], input_size[2], input_size[3], codes.size(1), codes.size(2)};
-  launch(context.launcher(), {shape, static_cast<const uint8_t*>(context.read(codes, "codes")),
-                              static_cast<int64_t*>(context.write(indices, "indices"))});
-}
-
-}  // namespace segnet_ext::codes_to_indices_impl
-
-#endif

@@ -1,18 +1,13 @@
 // CUDA kernel of codes_to_indices and how it is launched.
 #pragma once
 
+#include "codes_to_indices/codes_to_indices_launch.h"
 #include "common/pool.cuh"
 
 namespace segnet_ext::codes_to_indices_impl {
 
 // A thread has the four channels of a code byte, and writes 32 bytes of indices for it.
 constexpr int kChannels = static_cast<int>(kCodesPerByte);
-
-struct KernelParams {
-  PoolShape shape;
-  const uint8_t* codes;  // [N, OH, OW, ceil(C / 4)]
-  int64_t* indices;      // [N, OH, OW, C]
-};
 
 template <bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads) codes_to_indices_kernel(cuda::Tiled<KernelParams> params) {
@@ -36,8 +31,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) codes_to_indices_kernel(cu
   }
 }
 
-inline void launch(const cuda::Launcher& launcher, const KernelParams& p,
-                   int64_t threads_to_fill = cuda::kThreadsToFill) {
+void launch(const cuda::Launcher& launcher, const KernelParams& p, int64_t threads_to_fill) {
   const cuda::Tiling tiling = cuda::window_tiling<kChannels>(p.shape, threads_to_fill);
   const bool whole = cuda::fits_vectors<kChannels>(p.shape.channels, {p.indices}, p.codes);
   launcher(whole ? codes_to_indices_kernel<true> : codes_to_indices_kernel<false>, tiling.config(),

@@ -1,12 +1,14 @@
 // Where an operation's kernels run: the device of its tensors, torch's current stream there, and what the device can
-// do. The .cu files see torch through this header alone, so that the tests can compile them for the host executor.
+// do. With SEGNET_HOST_CUDA that is the tests' executor on the host.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
-#include "cuda/launch.h"
+#include "cuda/launcher.h"
 
-#if !defined(SEGNET_HOST_CUDA)
+#if defined(SEGNET_HOST_CUDA)
+#include "host_cuda/host_cuda.h"
+#else
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -30,7 +32,7 @@ class CudaContext {
   }
 #else
   explicit CudaContext(const at::Tensor& tensor)
-      : guard_(tensor.device()), launcher_(c10::cuda::getCurrentCUDAStream(), arch(), shared_limit()) {}
+      : guard_(tensor.device()), launcher_(c10::cuda::getCurrentCUDAStream().stream(), arch(), shared_limit()) {}
 
   const void* read(const at::Tensor& tensor, const char*) { return tensor.const_data_ptr(); }
   void* write(const at::Tensor& tensor, const char*) { return tensor.mutable_data_ptr(); }

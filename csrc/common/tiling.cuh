@@ -21,8 +21,6 @@ namespace segnet_ext::cuda {
 
 constexpr int kTileThreads = 256;
 constexpr int kTileGroups = kWarpSize;
-// Threads that fill a large GPU; beyond that many a thread is given more items.
-constexpr int64_t kThreadsToFill = 256 * 1024;
 
 // Items that a thread gets.
 struct ItemsPerThread {

@@ -1,13 +1,9 @@
-// Between storage types and the types that kernels accumulate in. Rounding is to nearest even.
+// Between storage types and the types that kernels accumulate in. Rounding is to nearest even. The instructions
+// themselves: CUDA's headers of the half formats, which wrap them, take longer to read than most kernels to compile.
 #pragma once
 
 #include "cuda/platform.cuh"
 #include "segnet_ext/dtypes.h"
-
-#if defined(__CUDACC__)
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#endif
 
 namespace segnet_ext::cuda {
 
@@ -26,7 +22,9 @@ SEGNET_DEVICE float to_acc(bfloat16 value) {
 }
 SEGNET_DEVICE float to_acc(half value) {
 #if defined(__CUDACC__)
-  return __half2float(__ushort_as_half(value.bits));
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
+  return result;
 #else
   return host_cuda::float_from_half(value.bits);
 #endif
@@ -39,7 +37,15 @@ SEGNET_DEVICE scalar_t from_acc(acc_type<scalar_t> value) {
 template <>
 SEGNET_DEVICE bfloat16 from_acc<bfloat16>(float value) {
 #if defined(__CUDACC__)
-  return {__bfloat16_as_ushort(__float2bfloat16_rn(value))};
+#if __CUDA_ARCH__ >= 800
+  bfloat16 result;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+  return result;
+#else
+  const unsigned bits = __float_as_uint(value);
+  const unsigned rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  return {static_cast<uint16_t>(value == value ? rounded : 0x7fffu)};
+#endif
 #else
   return {host_cuda::bfloat16_from_float(value)};
 #endif
@@ -47,7 +53,9 @@ SEGNET_DEVICE bfloat16 from_acc<bfloat16>(float value) {
 template <>
 SEGNET_DEVICE half from_acc<half>(float value) {
 #if defined(__CUDACC__)
-  return {__half_as_ushort(__float2half_rn(value))};
+  half result;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+  return result;
 #else
   return {host_cuda::half_from_float(value)};
 #endif

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/launcher.h"
 #include "cuda/platform.cuh"
 
 namespace segnet_ext::cuda {
@@ -40,50 +41,32 @@ SEGNET_DEVICE int64_t element_index() {
   return static_cast<int64_t>(blockIdx.x) * kElementThreads + threadIdx.x;
 }
 
-// Starts kernels one after another in one place; what it asks the device for decides how they are tiled.
-class Launcher {
- public:
 #if defined(__CUDACC__)
-  Launcher(cudaStream_t stream, int arch, int64_t shared_limit)
-      : stream_(stream), arch_(arch), shared_limit_(shared_limit) {}
-#else
-  Launcher(int arch, int64_t shared_limit) : arch_(arch), shared_limit_(shared_limit) {}
-#endif
-
-  int arch() const { return arch_; }                      // compute capability, 75 for 7.5
-  int64_t shared_limit() const { return shared_limit_; }  // bytes of shared memory that a block may ask for
-
-  template <class Params>
-  void operator()(void (*kernel)(Params), const LaunchConfig& config, const Params& params) const {
-#if defined(__CUDACC__)
-    constexpr size_t kWithoutAsking = 48 << 10;
-    if (config.shared_bytes > kWithoutAsking) {
-      check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(config.shared_bytes)));
-    }
-    kernel<<<config.grid, config.block, config.shared_bytes, stream_>>>(params);
-    check(cudaGetLastError());
-#else
-    if (static_cast<int64_t>(config.shared_bytes) > shared_limit_) {
-      throw std::runtime_error("a kernel asks for more shared memory than the device has: " +
-                               std::to_string(config.shared_bytes));
-    }
-    host_cuda::launch(config.grid, config.block, config.shared_bytes, [&] { kernel(params); });
-#endif
+inline void check_launch(cudaError_t error) {
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string("CUDA kernel launch failed: ") + cudaGetErrorString(error));
   }
-
- private:
-#if defined(__CUDACC__)
-  static void check(cudaError_t error) {
-    if (error != cudaSuccess) {
-      throw std::runtime_error(std::string("CUDA kernel launch failed: ") + cudaGetErrorString(error));
-    }
-  }
-
-  cudaStream_t stream_;
+}
 #endif
-  int arch_;
-  int64_t shared_limit_;
-};
+
+template <class Params>
+void Launcher::operator()(void (*kernel)(Params), const LaunchConfig& config, const Params& params) const {
+#if defined(__CUDACC__)
+  constexpr size_t kWithoutAsking = 48 << 10;
+  if (config.shared_bytes > kWithoutAsking) {
+    check_launch(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                      cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      static_cast<int>(config.shared_bytes)));
+  }
+  kernel<<<config.grid, config.block, config.shared_bytes, static_cast<cudaStream_t>(stream_)>>>(params);
+  check_launch(cudaGetLastError());
+#else
+  if (static_cast<int64_t>(config.shared_bytes) > shared_limit_) {
+    throw std::runtime_error("a kernel asks for more shared memory than the device has: " +
+                             std::to_string(config.shared_bytes));
+  }
+  host_cuda::launch(config.grid, config.block, config.shared_bytes, [&] { kernel(params); });
+#endif
+}
 
 }  // namespace segnet_ext::cuda

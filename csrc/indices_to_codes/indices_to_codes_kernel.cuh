@@ -2,18 +2,12 @@
 #pragma once
 
 #include "common/pool.cuh"
+#include "indices_to_codes/indices_to_codes_launch.h"
 
 namespace segnet_ext::indices_to_codes_impl {
 
 // A thread has the four channels of a code byte, and reads 32 bytes of indices for it.
 constexpr int kChannels = static_cast<int>(kCodesPerByte);
-
-struct KernelParams {
-  PoolShape shape;
-  const int64_t* indices;  // [N, OH, OW, C]
-  uint8_t* codes;          // [N, OH, OW, ceil(C / 4)]
-  int* outside;            // [1] whether an index lies outside its own window
-};
 
 template <class Params>
 __global__ void clear_kernel(Params p) {
@@ -50,8 +44,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) indices_to_codes_kernel(cu
   }
 }
 
-inline void launch(const cuda::Launcher& launcher, const KernelParams& p,
-                   int64_t threads_to_fill = cuda::kThreadsToFill) {
+void launch(const cuda::Launcher& launcher, const KernelParams& p, int64_t threads_to_fill) {
   const cuda::Tiling tiling = cuda::window_tiling<kChannels>(p.shape, threads_to_fill);
   const bool whole = cuda::fits_vectors<kChannels>(p.shape.channels, {p.indices}, p.codes);
   launcher(clear_kernel<KernelParams>, {dim3(1), dim3(1)}, p);

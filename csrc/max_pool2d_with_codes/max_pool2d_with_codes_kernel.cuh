@@ -3,7 +3,7 @@
 
 #include "common/pool.cuh"
 #include "cuda/dispatch.h"
-#include "max_pool2d_with_codes/max_pool2d_with_codes_params.h"
+#include "max_pool2d_with_codes/max_pool2d_with_codes_launch.h"
 
 namespace segnet_ext::max_pool2d_with_codes {
 
@@ -58,8 +58,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) backward_kernel(cuda::Tile
   }
 }
 
-inline void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardParams& p,
-                           int64_t threads_to_fill = cuda::kThreadsToFill) {
+void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardParams& p, int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
     constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
@@ -79,8 +78,7 @@ void launch_backward_of(const cuda::Launcher& launch, const BackwardParams& p, i
          cuda::Tiled<BackwardParams>{p, tiling});
 }
 
-inline void launch_backward(const cuda::Launcher& launch, DType dtype, const BackwardParams& p,
-                            int64_t threads_to_fill = cuda::kThreadsToFill) {
+void launch_backward(const cuda::Launcher& launch, DType dtype, const BackwardParams& p, int64_t threads_to_fill) {
   switch (dtype) {
     case DType::kDouble:
       return launch_backward_of<uint64_t>(launch, p, threads_to_fill);

@@ -12,8 +12,6 @@
 
 namespace segnet_ext::max_unpool2d_conv2d {
 
-enum class Direction { kForward, kGradInput };
-
 // Which multiplication an architecture has for a dtype.
 inline Math choose_math(DType dtype, int arch, bool allow_tf32) {
   switch (dtype) {
@@ -28,22 +26,6 @@ inline Math choose_math(DType dtype, int arch, bool allow_tf32) {
   }
   return Math::kMultiplyAdd;
 }
-
-// How a convolution is tiled. `wide` blocks compute 128 channels rather than 64.
-//
-// | math                | blocks | why |
-// |---------------------|--------|--------------------------------------------------------------------------------------|
-// | multiply-add        | narrow | limited by arithmetic, not by loads; in float64 half as many channels fit registers
-// | | tensor cores of 7.5 | narrow | a wide block of a 3x3 kernel takes 59 of 64 KiB of shared memory, of a 5x5 kernel
-// more | | tensor cores of 8.0 | wide   | from 128 channels on: the map is unpooled once for twice the products. As
-// long as there | |                     |        | are two blocks for each of the 108 multiprocessors of an A100; else
-// narrow, for more   |
-struct ConvPlan {
-  Math math;
-  bool wide;
-  bool direct;           // the tile does not fit: by definition, a thread an element
-  int64_t packed_bytes;  // of the prepared weights
-};
 
 template <class scalar_t, Math kMath, bool kWide>
 using ConvTraitsFor =
@@ -96,8 +78,8 @@ ConvSizes conv_sizes(const Shape& shape, Direction direction) {
   return sizes;
 }
 
-inline ConvPlan plan_conv(const cuda::Launcher& launch, DType dtype, bool allow_tf32, const Shape& shape,
-                          Direction direction) {
+ConvPlan plan_conv(const cuda::Launcher& launch, DType dtype, bool allow_tf32, const Shape& shape,
+                   Direction direction) {
   constexpr int64_t kBlocksWanted = 216;
   ConvPlan plan{choose_math(dtype, launch.arch(), allow_tf32), false, false, 0};
   with_conv_traits(dtype, plan, [&](auto traits) {
@@ -114,18 +96,6 @@ inline ConvPlan plan_conv(const cuda::Launcher& launch, DType dtype, bool allow_
   });
   return plan;
 }
-
-// Arguments of forward (map: the pooled map; result: [N, H, W, K]) and of grad_input (map: grad_output; result:
-// [N, OH, OW, C]; no bias, no relu).
-struct ConvArguments {
-  const void* map;
-  const uint8_t* codes;
-  const void* weight;  // [K, C, k, k]
-  const void* bias;    // [K] or null
-  bool relu;
-  void* result;
-  void* packed;  // workspace of plan.packed_bytes; not used by a direct plan
-};
 
 // Whether whole vectors of a map's channels may be accessed.
 template <int kVec>
@@ -163,13 +133,14 @@ void launch_tiled_conv(const cuda::Launcher& launch, const Shape& shape, Directi
   params.map_vectors = has_vectors<Traits::kVec>(arguments.map, sizes.channels);
   params.result_vectors = has_vectors<Traits::kOutVec>(arguments.result, sizes.columns);
   const int64_t blocks = shape.batch * sizes.tile_rows * sizes.tile_cols * sizes.column_blocks;
-  launch(convolve_kernel<Traits, Pass>,
+  launch(has_room_for_two_wide(launch.arch()) ? convolve_kernel<Traits, Pass, Traits::kMinBlocksWithRoom>
+                                              : convolve_kernel<Traits, Pass, Traits::kMinBlocks>,
          {cuda::grid_size(blocks), Traits::kThreads, static_cast<size_t>(Traits::shared_bytes(shape.kernel_size))},
          params);
 }
 
-inline void launch_conv(const cuda::Launcher& launch, DType dtype, const ConvPlan& plan, const Shape& shape,
-                        Direction direction, const ConvArguments& arguments) {
+void launch_conv(const cuda::Launcher& launch, DType dtype, const ConvPlan& plan, const Shape& shape,
+                 Direction direction, const ConvArguments& arguments) {
   if (!plan.direct) {
     return with_conv_traits(dtype, plan, [&](auto traits) {
       using Traits = decltype(traits);
@@ -214,19 +185,7 @@ void with_grad_weight_traits(DType dtype, Math math, const Body& body) {
   }
 }
 
-// How grad_weight is split. By the sizes alone, so that the order of its sums, and its result, is the same on every
-// GPU.
-struct GradWeightPlan {
-  Math math;
-  int64_t tile_rows, tile_cols, k_blocks, c_blocks, tap_groups, splits;
-  int64_t bias_parts;
-
-  int64_t partial_elements(const Shape& shape) const {
-    return splits * shape.taps() * shape.out_channels * shape.in_channels;
-  }
-};
-
-inline GradWeightPlan plan_grad_weight(const cuda::Launcher& launch, DType dtype, bool allow_tf32, const Shape& shape) {
+GradWeightPlan plan_grad_weight(const cuda::Launcher& launch, DType dtype, bool allow_tf32, const Shape& shape) {
   constexpr int64_t kBlocksWanted = 512;          // about four for each multiprocessor of a large GPU
   constexpr int64_t kPartialElements = 16 << 20;  // 64 MiB of float32 parts at most, but for a single one
   constexpr int64_t kBiasPixels = 1024, kBiasParts = 256;
@@ -248,18 +207,8 @@ inline GradWeightPlan plan_grad_weight(const cuda::Launcher& launch, DType dtype
   return plan;
 }
 
-struct GradWeightArguments {
-  const void* grad_output;  // [N, H, W, K]
-  const void* input;        // [N, OH, OW, C]
-  const uint8_t* codes;     // [N, OH, OW, ceil(C / 4)]
-  void* partial;            // workspace of plan.partial_elements() of acc_t
-  void* bias_partial;       // workspace of bias_parts * K of acc_t
-  void* grad_weight;        // [K, C, k, k]
-  void* grad_bias;          // [K]
-};
-
-inline void launch_grad_weight(const cuda::Launcher& launch, DType dtype, const GradWeightPlan& plan,
-                               const Shape& shape, const GradWeightArguments& arguments) {
+void launch_grad_weight(const cuda::Launcher& launch, DType dtype, const GradWeightPlan& plan, const Shape& shape,
+                        const GradWeightArguments& arguments) {
   with_grad_weight_traits(dtype, plan.math, [&](auto traits) {
     using Traits = decltype(traits);
     GradWeightParams params{};

@@ -5,14 +5,10 @@
 #include <type_traits>
 
 #include "cuda/vector.cuh"
-#include "max_unpool2d_conv2d/max_unpool2d_conv2d_shape.h"
+#include "max_unpool2d_conv2d/max_unpool2d_conv2d_launch.h"
 #include "segnet_ext/dtypes.h"
 
 namespace segnet_ext::max_unpool2d_conv2d {
-
-// What multiplies. The matrix units take float16 from 7.5 on, bfloat16 and float32 cut to tf32 from 8.0 on; exact
-// float32, float64, and bfloat16 before 8.0 take ordinary multiply-adds.
-enum class Math { kTensorCores, kTensorCores75, kMultiplyAdd };
 
 template <class scalar_t_, Math kMath_>
 struct MathTraits {
@@ -30,13 +26,11 @@ struct MathTraits {
   static constexpr int kVec = cuda::kVectorBytes / sizeof(shared_t);  // channels moved at a time
 };
 
-// A wide block of the convolution takes 59 KiB of shared memory, and a multiprocessor has 100 KiB on 8.6, 8.9 and 12.x,
-// from 164 on otherwise.
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
-constexpr bool kHasRoomForTwoWide = false;
-#else
-constexpr bool kHasRoomForTwoWide = true;
-#endif
+// Whether a multiprocessor has shared memory for two wide blocks of the convolution, 59 KiB each: 8.6 to 8.9 and 12.x
+// have 100 KiB, and from 164 on otherwise.
+inline bool has_room_for_two_wide(int arch) {
+  return arch == 80 || (arch >= 90 && arch < 120);
+}
 
 // The convolution (forward and grad_input): a block computes a tile of kTileRows x kTileCols pixels of kBlockN
 // channels, going through the channels of the other side kChunk at a time and, inside a chunk, through the taps.
@@ -53,12 +47,13 @@ struct ConvTraits : MathTraits<scalar_t, kMath> {
   static constexpr int kWarpRows = 4, kWarpN = 32;
   static constexpr int kThreads = Base::kIsTensorCore ? 2 * (kBlockN / kWarpN) * cuda::kWarpSize : 128;
   static_assert(Base::kIsTensorCore || kBlockN == 16 * Base::kVec);
-  // Blocks to a multiprocessor that registers are left for: no more than its shared memory has room for.
-  static constexpr int kMinBlocks = kMath == Math::kTensorCores75          ? 1
-                                    : kMath == Math::kMultiplyAdd          ? 2
-                                    : kThreads == 128                      ? 3
-                                    : kHasRoomForTwoWide && !Base::kIsTf32 ? 2
-                                                                           : 1;
+  // Blocks to a multiprocessor that registers are left for: no more than its shared memory has room for. Wide blocks of
+  // 16-bit elements are compiled for both sizes of it, so that architectures can be compiled from the same PTX.
+  static constexpr int kMinBlocks = kMath == Math::kTensorCores75 ? 1
+                                    : kMath == Math::kMultiplyAdd ? 2
+                                    : kThreads == 128             ? 3
+                                                                  : 1;
+  static constexpr int kMinBlocksWithRoom = kThreads > 128 && !Base::kIsTf32 ? 2 : kMinBlocks;
 
   // 64 bytes of channels, two steps of the matrix units. 16 bytes of padding a pixel let 8 neighbours (a row of
   // matrices to load) fall into all 32 banks; unlike with an XOR swizzle a tap is then one constant added to the

@@ -141,7 +141,7 @@ void stats(int64_t pixels, int64_t channels, int64_t threads, Random& random) {
   op::TwoStageStatsParams params{};
   params.pixels = pixels;
   params.channels = channels;
-  params.parts = op::stats_tiling(Element<T>::kDType, pixels, channels, threads).blocks;
+  params.parts = op::stats_parts(Element<T>::kDType, pixels, channels, threads);
   Buffer<acc_t> partial_sum(params.parts * channels), partial_rest(partial_sum.size());
   Buffer<acc_t> partial_squares(partial_sum.size());
   Device device;

@@ -1,0 +1,74 @@
+// What chooses, sizes and starts the CUDA kernels of max_unpool2d_conv2d; max_unpool2d_conv2d_kernel.cuh defines it.
+#pragma once
+
+#include "cuda/launcher.h"
+#include "max_unpool2d_conv2d/max_unpool2d_conv2d_shape.h"
+#include "segnet_ext/dtypes.h"
+
+namespace segnet_ext::max_unpool2d_conv2d {
+
+// What multiplies. The matrix units take float16 from 7.5 on, bfloat16 and float32 cut to tf32 from 8.0 on; exact
+// float32, float64, and bfloat16 before 8.0 take ordinary multiply-adds.
+enum class Math { kTensorCores, kTensorCores75, kMultiplyAdd };
+
+enum class Direction { kForward, kGradInput };
+
+// How a convolution is tiled. `wide` blocks compute 128 channels rather than 64.
+//
+// - Multiply-add: narrow, limited by arithmetic and not by loads; in float64 half as many channels fit registers.
+// - Tensor cores of 7.5: narrow, as a wide block of a 3x3 kernel takes 59 of 64 KiB of shared memory, of a 5x5 kernel
+//   more.
+// - Tensor cores of 8.0: wide from 128 channels on, so that the map is unpooled once for twice the products. As long as
+//   there are two blocks for each of the 108 multiprocessors of an A100; else narrow, for more blocks.
+struct ConvPlan {
+  Math math;
+  bool wide;
+  bool direct;           // the tile does not fit: by definition, a thread an element
+  int64_t packed_bytes;  // of the prepared weights
+};
+
+ConvPlan plan_conv(const cuda::Launcher& launch, DType dtype, bool allow_tf32, const Shape& shape, Direction direction);
+
+// Arguments of forward (map: the pooled map; result: [N, H, W, K]) and of grad_input (map: grad_output; result:
+// [N, OH, OW, C]; no bias, no relu).
+struct ConvArguments {
+  const void* map;
+  const uint8_t* codes;
+  const void* weight;  // [K, C, k, k]
+  const void* bias;    // [K] or null
+  bool relu;
+  void* result;
+  void* packed;  // workspace of plan.packed_bytes; not used by a direct plan
+};
+
+void launch_conv(const cuda::Launcher& launch, DType dtype, const ConvPlan& plan, const Shape& shape,
+                 Direction direction, const ConvArguments& arguments);
+
+// How grad_weight is split. By the sizes alone, so that the order of its sums, and its result, is the same on every
+// GPU.
+struct GradWeightPlan {
+  Math math;
+  int64_t tile_rows, tile_cols, k_blocks, c_blocks, tap_groups, splits;
+  int64_t bias_parts;
+
+  int64_t partial_elements(const Shape& shape) const {
+    return splits * shape.taps() * shape.out_channels * shape.in_channels;
+  }
+};
+
+GradWeightPlan plan_grad_weight(const cuda::Launcher& launch, DType dtype, bool allow_tf32, const Shape& shape);
+
+struct GradWeightArguments {
+  const void* grad_output;  // [N, H, W, K]
+  const void* input;        // [N, OH, OW, C]
+  const uint8_t* codes;     // [N, OH, OW, ceil(C / 4)]
+  void* partial;            // workspace of plan.partial_elements() of acc_t
+  void* bias_partial;       // workspace of bias_parts * K of acc_t
+  void* grad_weight;        // [K, C, k, k]
+  void* grad_bias;          // [K]
+};
+
+void launch_grad_weight(const cuda::Launcher& launch, DType dtype, const GradWeightPlan& plan, const Shape& shape,
+                        const GradWeightArguments& arguments);
+
+}  // namespace segnet_ext::max_unpool2d_conv2d
