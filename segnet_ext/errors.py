@@ -13,12 +13,13 @@ class InputError(Exception):
 _PACKAGES = {"PIL": "pillow"}
 
 
-def require(user: str, *modules: str) -> None:
+def require(user: str, *modules: str, extra: str = "train") -> None:
     """Checks that optional packages are installed, without importing them.
 
     Args:
         user: what needs them, as the message names it, such as ``segnet-ext train``.
         modules: import names, such as ``PIL``.
+        extra: the extra of this package that has them.
 
     Raises:
         InputError: names what is missing and the command that installs it.
@@ -26,4 +27,4 @@ def require(user: str, *modules: str) -> None:
     missing = [_PACKAGES.get(module, module) for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         listed = missing[0] if len(missing) == 1 else f"{', '.join(missing[:-1])} and {missing[-1]}"
-        raise InputError(f"{user} needs {listed}: pip install 'segnet_ext[train]'")
+        raise InputError(f"{user} needs {listed}: pip install 'segnet_ext[{extra}]'")

@@ -1,8 +1,11 @@
 """The command line: help, usage errors, predict, eval and the demo."""
 
+import importlib.util
 import os
+import struct
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,9 @@ import segnet_ext
 from segnet_ext.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from segnet_ext.cli import main
 from segnet_ext.data import CAMVID
-from segnet_ext.data.images import normalize, overlay, read_image, resize_image
+from segnet_ext.data.images import normalize, overlay, read_image, resize_image, uncertainty_map
+from segnet_ext.errors import InputError
+from segnet_ext.inference import average_over_views, monte_carlo_dropout
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +82,8 @@ def test_help(command, capsys):
         (["train", "--data", "d", "--out", "o", "--lr", "-1"], "argument --lr: must be a number above 0"),
         (["train", "--data", "d", "--out", "o", "--lr", "nan"], "argument --lr: must be a number above 0"),
         (["train", "--data", "d", "--out", "o", "--momentum", "1"], "argument --momentum: must be a number from 0"),
-        (["predict", "--weights", "w", "--out", "o"], "IMAGE"),
+        (["predict", "--weights", "w", "--out", "o"], "INPUT"),
+        (["predict", "a.png", "--weights", "w", "--out", "o", "--tta-scales", "1,x"], "must be numbers from 0.1 to 10"),
         (["demo", "--seconds", "x"], "argument --seconds: must be a number above 0, got 'x'"),
     ],
 )
@@ -89,8 +95,6 @@ def test_usage_errors(arguments, message, capsys):
 
 
 def test_missing_packages_are_named(monkeypatch, failing):
-    import importlib.util
-
     real = importlib.util.find_spec
     absent = {"PIL", "tqdm"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in absent else real(name, *rest))
@@ -129,7 +133,7 @@ def test_predict_is_the_best_class_of_the_scaled_scores(tmp_path, weights, size)
     assert main(["predict", str(tmp_path / "a.png"), *arguments]) == 0
     with torch.inference_mode():
         seen = normalize(torch.from_numpy(resize_image(image, size))[None])
-        logits = read_checkpoint(weights).build_model()(seen)
+        logits = segnet_ext.freeze(read_checkpoint(weights).build_model())(seen)
         expected = F.interpolate(logits, (20, 28), mode="bilinear", align_corners=False).argmax(1)[0]
     assert np.array_equal(np.array(Image.open(tmp_path / "a_label.png")), expected.numpy())
 
@@ -149,12 +153,196 @@ def test_predict_refuses(tmp_path, weights, failing):
     assert "would overwrite the image" in message
     assert failing("predict", good, tmp_path / "none.png", *rest) == f"{tmp_path / 'none.png'} does not exist"
     assert "not an image file" in failing("predict", good, tmp_path / "text.png", *rest)
-    assert "cannot be read as an image" in failing("predict", tmp_path / "b", *rest)
+    (tmp_path / "empty").mkdir()
+    message = failing("predict", tmp_path / "empty", *rest)
+    assert message == f"the folder {tmp_path / 'empty'} has no image and no video"
+    message = failing("predict", good, "--uncertainty", *rest)
+    assert message.startswith("--uncertainty needs a model with dropout (Bayesian SegNet)")
+    assert message.endswith("holds segnet-basic, which has none")
+    message = failing("predict", good, "--tta", "--tta-scales", "1,0.75", *rest)
+    assert message == "--tta-scales must leave at least 16x16 for segnet-basic, got 0.75 which makes 12x18 of 16x24"
+    assert failing("predict", good, "--tta-scales", "2", *rest) == "--tta-scales needs --tta"
     message = failing("predict", good, "--size", "8x64", *rest)
     assert message == "--size must be at least 16x16 for segnet-basic, got 8x64"
     assert "does not exist" in failing("predict", good, "--weights", tmp_path / "no.pt", "--out", out)
     assert not out.exists(), "nothing is made before the input is known to be good"
     assert "cannot be made" in failing("predict", good, "--weights", weights, "--out", good / "out")
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_predict_takes_folders(tmp_path, weights, failing, capsys):
+    street = tmp_path / "street"
+    for name in ("a.png", "deep/a.JPG", "deep/b.c.png", ".hidden/a.png", ".a.png"):
+        (street / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 18)).save(street / name)
+    (street / "notes.txt").write_text("no image")
+    single = tmp_path / "a.png"
+    Image.new("RGB", (20, 18)).save(single)
+    stems = ("a", "street/a", "street/deep/a", "street/deep/b.c")
+    expected = {f"{stem}_{kind}.png" for stem in stems for kind in ("label", "overlay")}
+    out = street / "results"  # whose pictures are no input of the second time
+    for _ in range(2):
+        assert main(["predict", str(street), str(single), "--weights", str(weights), "--out", str(out)]) == 0
+        assert files_in(out) == expected
+    assert capsys.readouterr().out.count("\n") == 2 * len(stems)
+
+    Image.new("RGB", (20, 18)).save(street / "deep" / "a.png")
+    message = failing("predict", street, "--weights", weights, "--out", tmp_path / "new")
+    assert "would both be written as street/deep/a_label.png" in message
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def bayesian(weights, monkeypatch):
+    """Lets the checkpoint be that of a model with dropout, and returns such a model."""
+
+    def build(checkpoint: Checkpoint) -> torch.nn.Module:
+        model = segnet_ext.SegNetBasic(len(checkpoint.classes), dropout=0.5)
+        model.load_state_dict(checkpoint.weights)
+        return model.eval()
+
+    monkeypatch.setattr(Checkpoint, "build_model", build)
+    return build(read_checkpoint(weights))
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_predict_with_uncertainty(tmp_path, weights, bayesian, tta):
+    image = np.random.default_rng(2).integers(0, 256, (25, 31, 3), np.uint8)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(image).save(tmp_path / name)
+    arguments = ["--weights", str(weights), "--out", str(tmp_path / "out"), "--uncertainty", "--samples", "3"]
+    arguments += ["--seed", "7", *(["--tta"] if tta else [])]
+    assert main(["predict", str(tmp_path / "a.png"), str(tmp_path / "b.png"), *arguments]) == 0
+
+    def maps(view):
+        mean, variance = monte_carlo_dropout(bayesian, view, 3, seed=7)
+        return torch.cat([mean, variance.mean(1, keepdim=True)], 1)
+
+    seen = normalize(torch.from_numpy(resize_image(image, (16, 24)))[None])
+    expected = average_over_views(maps, seen) if tta else maps(seen)
+    expected = F.interpolate(expected, (25, 31), mode="bilinear", align_corners=False)[0]
+    for name in ("a", "b"):  # the second image draws the masks of the first
+        assert np.array_equal(Image.open(tmp_path / "out" / f"{name}_label.png"), expected[:-1].argmax(0).numpy())
+        with Image.open(tmp_path / "out" / f"{name}_uncertainty.png") as picture:
+            assert picture.mode == "L"
+            assert np.array_equal(picture, uncertainty_map(expected[-1], 11))
+
+
+def test_uncertainty_map_has_one_scale():
+    # Two samples that contradict each other outright: a variance of 1/4 for each of two classes.
+    variance = torch.tensor([[0.0, 2 * 0.25 / 11, 1 / 11]])
+    assert uncertainty_map(variance, 11).tolist() == [[0, round(255 * 0.5**0.5), 255]]
+
+
+def test_predict_with_views(tmp_path, weights):
+    image = np.random.default_rng(3).integers(0, 256, (20, 28, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    arguments = ["--weights", str(weights), "--out", str(tmp_path), "--tta", "--tta-scales", "1,1.5"]
+    assert main(["predict", str(tmp_path / "a.png"), *arguments]) == 0
+    model = segnet_ext.freeze(read_checkpoint(weights).build_model())
+    seen = normalize(torch.from_numpy(resize_image(image, (16, 24)))[None])
+    expected = average_over_views(lambda view: model(view).softmax(1), seen, (1, 1.5))
+    expected = F.interpolate(expected, (20, 28), mode="bilinear", align_corners=False)[0].argmax(0)
+    assert np.array_equal(Image.open(tmp_path / "a_label.png"), expected.numpy())
+
+
+# ---- predict on videos
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    """Five frames of 23x37 that change, lossless, with a pause after the third."""
+    pytest.importorskip("av", reason="PyAV is not installed")
+    from segnet_ext.data.video import VideoWriter
+
+    path = tmp_path / "clip.mkv"
+    random = np.random.default_rng(4)
+    with VideoWriter(path, Fraction(10)) as video:
+        for tenth in (0, 1, 2, 7, 8):
+            video.write(random.integers(0, 256, (23, 37, 3), np.uint8), Fraction(tenth, 10))
+    return path
+
+
+def test_predict_labels_videos(tmp_path, weights, bayesian, clip):
+    from segnet_ext.cli.predict import Predictor
+    from segnet_ext.data.video import frame_count, read_video
+
+    out = tmp_path / "out"
+    arguments = ["predict", str(clip), "--weights", str(weights), "--out", str(out), "--uncertainty", "--samples", "2"]
+    assert main(arguments) == 0
+    assert files_in(out) == {"clip_label.mkv", "clip_overlay.mp4", "clip_uncertainty.mkv"}
+    assert frame_count(clip) >= 5
+    inputs = list(read_video(clip))
+    written = {path.stem.removeprefix("clip_"): list(read_video(path)) for path in out.iterdir()}
+    predictor = Predictor(bayesian, (16, 24), samples=2)
+    for frames in written.values():
+        assert [round(float(frame.time), 2) for frame in frames] == [0, 0.1, 0.2, 0.7, 0.8]
+    for index, frame in enumerate(inputs):
+        for kind, pixels in predictor(frame.image).items():
+            assert np.array_equal(written[kind][index].image[..., 0], pixels)
+    assert written["overlay"][0].image.shape == (24, 38, 3), "H.264 takes even sizes; the edge is repeated"
+
+    assert main([*arguments, "--frames"]) == 0
+    names = {f"clip/{n:06}_{kind}.png" for n in range(1, 6) for kind in ("label", "overlay", "uncertainty")}
+    assert files_in(out / "clip") == {name.removeprefix("clip/") for name in names}
+    label = np.array(Image.open(out / "clip" / "000005_label.png"))
+    assert np.array_equal(label, written["label"][4].image[..., 0])
+    expected = overlay(inputs[4].image, label, CAMVID.colors)
+    assert np.array_equal(Image.open(out / "clip" / "000005_overlay.png"), expected)
+
+
+def test_predict_refuses_videos(tmp_path, weights, clip, failing, monkeypatch):
+    rest = ["--weights", weights, "--out", tmp_path / "out"]
+    (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:90])
+    assert failing("predict", tmp_path / "no.mp4", *rest) == f"{tmp_path / 'no.mp4'} does not exist"
+    assert f"{tmp_path / 'cut.mp4'} cannot be read as a video: " in failing("predict", tmp_path / "cut.mp4", *rest)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "clip.mp4").write_bytes(clip.read_bytes())
+    message = failing("predict", clip, tmp_path / "other" / "clip.mp4", "--frames", *rest)
+    assert "would both be written as clip: run them apart" in message
+    (tmp_path / "clip").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "clip" / "a.png")
+    message = failing("predict", clip, tmp_path / "clip", "--frames", *rest)
+    assert "would both be written as clip: run them apart" in message
+    picture = tmp_path / "clip" / "a.png"
+    message = failing("predict", clip, picture, "--frames", "--weights", weights, "--out", tmp_path)
+    assert f"would be written beside the input {picture}" in message
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "av" else real(name, *rest))
+    message = failing("predict", clip, *rest)
+    assert message == "segnet-ext predict on videos needs av: pip install 'segnet_ext[video]'"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_video_is_written_whole_or_not_at_all(tmp_path, clip):
+    from segnet_ext.data.video import VideoWriter
+
+    before = clip.read_bytes()
+    with pytest.raises(KeyboardInterrupt), VideoWriter(clip, Fraction(10)) as video:
+        video.write(np.zeros((20, 30), np.uint8), Fraction(0))
+        raise KeyboardInterrupt
+    assert clip.read_bytes() == before and files_in(tmp_path) == {"clip.mkv"}
+    missing = tmp_path / "no" / "clip.mkv"
+    with pytest.raises(InputError, match="cannot be written"), VideoWriter(missing, Fraction(10)):
+        pass
+
+
+def test_videos_are_turned_upright(tmp_path, clip):
+    from segnet_ext.data.video import VideoWriter, read_video
+
+    pixels = np.zeros((32, 48, 3), np.uint8)
+    pixels[:16, :24] = 255
+    with VideoWriter(tmp_path / "turned.mp4", Fraction(10)) as video:
+        video.write(pixels, Fraction(0))
+    content = bytearray((tmp_path / "turned.mp4").read_bytes())
+    matrix = content.index(b"tkhd") + 44  # of the track header: a quarter turn clockwise
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    (tmp_path / "turned.mp4").write_bytes(content)
+    (frame,) = read_video(tmp_path / "turned.mp4")
+    assert np.array_equal(frame.image > 127, np.rot90(pixels, -1) > 127)
 
 
 # ---- eval

@@ -11,9 +11,11 @@ from cases import assert_equal, id_of
 from model_cases import MODELS, randomise
 from tolerances import TOLERANCES
 from torch import nn
+from torch.nn import functional as F
 
 import segnet_ext
 from segnet_ext import SegNet, SegNetBasic, freeze
+from segnet_ext.inference import average_over_views, monte_carlo_dropout
 
 
 def models(name, seed=0):
@@ -171,3 +173,102 @@ def test_refusals(name):
 def test_it_is_a_name_of_the_package():
     assert segnet_ext.freeze is freeze
     assert isinstance(freeze(SegNetBasic(2)), nn.Module)
+
+
+# ---- Monte Carlo dropout
+
+
+def bayesian():
+    fast, plain = (model(num_classes=5, dropout=0.5) for model in MODELS["SegNetBasic"])
+    randomise(plain, 0)
+    fast.load_state_dict(plain.state_dict())
+    # Masks are drawn in the order of the memory, which for the fast model is channels_last.
+    return fast, plain.to(memory_format=torch.channels_last)
+
+
+def test_monte_carlo_dropout_is_the_loop_in_plain_torch():
+    fast, plain = (model.double() for model in bayesian())
+    x = images(19, 22).double()
+    before = copy.deepcopy(fast.state_dict())
+    fast.train()
+    fast.classifier.eval()
+    modes = [module.training for module in fast.modules()]
+    state = torch.get_rng_state()
+    mean, variance = monte_carlo_dropout(fast, x, samples=6, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in fast.modules()] == modes
+    for key, value in fast.state_dict().items():
+        assert_equal(value, before[key])
+
+    plain.eval()
+    for module in plain.modules():
+        if isinstance(module, nn.Dropout):
+            module.train()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        seen = x.contiguous(memory_format=torch.channels_last)
+        samples = torch.stack([F.softmax(plain(seen), 1) for _ in range(6)])
+    torch.testing.assert_close(mean, samples.mean(0), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(variance, samples.var(0, correction=0), rtol=1e-9, atol=1e-9)
+    assert float(variance.max()) > 1e-4, "the samples differ"
+
+
+def test_monte_carlo_dropout_is_seeded():
+    model, _ = bayesian()
+    x = images(16, 20)
+    once, again, other = (monte_carlo_dropout(model, x, 3, seed)[1] for seed in (1, 1, 2))
+    assert torch.equal(once, again) and not torch.equal(once, other)
+    first, second = (monte_carlo_dropout(model, x, 3)[1] for _ in range(2))
+    assert not torch.equal(first, second), "without a seed, torch's generator goes on"
+    assert not monte_carlo_dropout(model, x, 1, 0)[1].any()
+
+
+def test_monte_carlo_dropout_in_half_precision_averages_in_float32():
+    model, _ = bayesian()
+    mean, variance = monte_carlo_dropout(model.bfloat16(), images(16, 20).bfloat16(), 3, 0)
+    assert mean.dtype == variance.dtype == torch.float32
+    torch.testing.assert_close(mean.sum(1), torch.ones(2, 16, 20))
+
+
+def test_monte_carlo_dropout_refuses():
+    for model in (SegNetBasic(5), freeze(bayesian()[0]), nn.Dropout(0)):
+        expected = f"model must have dropout with a probability above 0, got {type(model).__name__} without"
+        with pytest.raises(ValueError, match=expected):
+            monte_carlo_dropout(model, images(32, 32))
+    with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
+        monte_carlo_dropout(bayesian()[0], images(32, 32), samples=0)
+
+
+# ---- test-time augmentation
+
+
+def test_views_are_turned_back_and_averaged():
+    x = images(8, 12)
+    seen = []
+
+    def predict(view):
+        seen.append(view)
+        return view
+
+    # Each view says what it sees, so turned back they all say the same.
+    torch.testing.assert_close(average_over_views(predict, x), x)
+    assert len(seen) == 2 and torch.equal(seen[1], x.flip(-1))
+
+    seen.clear()
+    average_over_views(predict, x, scales=(0.5, 1, 1.25), mirror=False)
+    assert [tuple(view.shape[-2:]) for view in seen] == [(4, 6), (8, 12), (10, 15)]
+
+
+def test_views_of_a_model_are_the_mean_of_its_answers():
+    model, _ = models("SegNetBasic")
+    x = images(20, 28)
+    with torch.inference_mode():
+        actual = average_over_views(lambda view: model(view).softmax(1), x)
+        expected = (model(x).softmax(1) + model(x.flip(-1)).softmax(1).flip(-1)) / 2
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("scales", [(), (0.0,), (1, -1), (float("nan"),)])
+def test_views_refuse_scales(scales):
+    with pytest.raises(ValueError, match="scales must be numbers above 0"):
+        average_over_views(lambda view: view, images(8, 8), scales)

@@ -128,5 +128,25 @@ def colorize(label: Bytes, colors: tuple[Color, ...]) -> Bytes:
 
 def overlay(image: Bytes, label: Bytes, colors: tuple[Color, ...], opacity: float = 0.5) -> Bytes:
     """The label's colours laid over the image, uint8 RGB [H, W, 3]."""
-    blend = (1 - opacity) * image.astype(np.float32) + opacity * colorize(label, colors).astype(np.float32)
-    return np.rint(blend).astype(np.uint8)
+    blend = np.empty_like(image)
+    for start in range(0, len(image), 256):  # some rows at a time: in float32 a large image would take gigabytes
+        rows = slice(start, start + 256)
+        colored = colorize(label[rows], colors).astype(np.float32)
+        blend[rows] = np.rint((1 - opacity) * image[rows].astype(np.float32) + opacity * colored)
+    return blend
+
+
+def uncertainty_map(variance: torch.Tensor, num_classes: int) -> Bytes:
+    """Shows class-averaged variances of a softmax on one scale for all images.
+
+    A pixel is 255 * sqrt(num_classes * variance). The sum of the classes' variances is below 1 whatever the samples,
+    and its square root keeps small ones apart in 8 bits. 0 is black: all samples agree.
+
+    Args:
+        variance: floating [H, W], not negative.
+        num_classes: how many classes the average was over.
+
+    Returns:
+        uint8 [H, W].
+    """
+    return (variance * num_classes).sqrt().mul(255).round().clamp(0, 255).to(torch.uint8).numpy()
