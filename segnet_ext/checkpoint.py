@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-import segnet_ext
+from segnet_ext import models
 from segnet_ext._files import write_atomically
 from segnet_ext.data.classes import ClassSet
 from segnet_ext.errors import InputError, require
@@ -30,20 +31,35 @@ class ModelType:
     """A model that the command line knows by name."""
 
     name: str
-    minimum_size: int
-    default_lr: float
+    factory: Callable[..., nn.Module]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    minimum_size: int = 16
+    # A twentieth of the authors' for SegNet-Basic: at batches of 4, larger steps make val mIoU fall again after the
+    # first epoch.
+    default_lr: float = 0.005
 
     def build(self, num_classes: int) -> nn.Module:
-        models = {"segnet": segnet_ext.SegNet, "segnet-basic": segnet_ext.SegNetBasic}
-        return models[self.name](num_classes)
+        return self.factory(num_classes, **self.arguments)
 
 
 MODEL_TYPES = {
     model.name: model
     for model in (
-        # A twentieth of the authors': at batches of 4, larger steps make val mIoU fall again after the first epoch.
-        ModelType("segnet-basic", minimum_size=16, default_lr=0.005),
-        ModelType("segnet", minimum_size=32, default_lr=0.02),
+        ModelType("segnet-basic", models.SegNetBasic),
+        ModelType("segnet", models.SegNet, minimum_size=32, default_lr=0.02),
+        # Bayesian SegNet: Kendall, Badrinarayanan, Cipolla, BMVC 2017; the authors' bayesian_* prototxt files.
+        ModelType("bayesian-segnet-basic", models.SegNetBasic, {"dropout": 0.5}),
+        ModelType("bayesian-segnet", models.SegNet, {"dropout": 0.5}, minimum_size=32, default_lr=0.02),
+        # The variants of Table 1 of the SegNet paper.
+        ModelType("bilinear-interpolation", models.BilinearInterpolation),
+        ModelType("segnet-basic-encoder-addition", models.SegNetBasicEncoderAddition),
+        ModelType("segnet-basic-single-channel-decoder", models.SegNetBasicSingleChannelDecoder),
+        ModelType("fcn-basic", models.FCNBasic),
+        ModelType("fcn-basic-no-addition", models.FCNBasic, {"addition": False}),
+        ModelType("fcn-basic-no-dim-reduction", models.FCNBasic, {"dim_reduction": False}),
+        ModelType(
+            "fcn-basic-no-addition-no-dim-reduction", models.FCNBasic, {"addition": False, "dim_reduction": False}
+        ),
     )
 }
 

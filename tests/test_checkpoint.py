@@ -97,7 +97,8 @@ def test_wrong_contents_are_named(tmp_path):
         return error_of(path)
 
     assert "version 2; this segnet-ext reads version 1" in error_with(version=2)
-    assert "one of segnet-basic, segnet, got 'unet'" in error_with(model="unet")
+    assert "one of segnet-basic, segnet, bayesian-segnet-basic" in error_with(model="unet")
+    assert "got 'unet'" in error_with(model="unet")
     assert "size must be two positive integers" in error_with(size=[0, 5])
     assert "names and colors must be as many" in error_with(class_names=["only"])
     assert "weights must be tensors" in error_with(weights={"a": 1})

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._model_common import check_arguments, check_input, dropout_layer, initialise
+from .._model_common import check_arguments, check_input, check_width, dropout_layer, initialise
 from ..nn import BNReLUMaxPool2d, MaxUnpoolConv2d
 
 STAGES = (1, 2, 3, 4)
@@ -111,8 +111,7 @@ class SegNetBasic(nn.Module):
     ) -> None:
         super().__init__()
         check_arguments("SegNetBasic", num_classes, in_channels, dropout)
-        if width < 1:
-            raise ValueError(f"SegNetBasic: width must be at least 1, got {width}")
+        check_width("SegNetBasic", width)
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.lrn = lrn
