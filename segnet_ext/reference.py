@@ -270,7 +270,7 @@ class _DecoderStage(nn.Module):
 class SegNet(nn.Module):
     """SegNet (paper, section 3; ``segnet_train.prototxt``); see ``segnet_ext.SegNet`` for arguments and errors."""
 
-    def __init__(self, num_classes: int, in_channels: int = 3, dropout: float = 0.0) -> None:
+    def __init__(self, num_classes: int, in_channels: int = 3, dropout: float = 0.0, extra_conv: bool = False) -> None:
         super().__init__()
         check_arguments("SegNet", num_classes, in_channels, dropout)
         self.in_channels = in_channels
@@ -282,7 +282,7 @@ class SegNet(nn.Module):
             )
             channels = widths[-1]
         self.decoder = nn.Module()
-        for s, widths in DECODER.items():
+        for s, widths in ({**DECODER, 1: DECODER[1] * 2} if extra_conv else DECODER).items():
             self.decoder.add_module(
                 f"stage{s}",
                 _DecoderStage(channels, len(ENCODER[s]), widths, dropout if s in DROPOUT_STAGES else 0.0),

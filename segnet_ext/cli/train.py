@@ -54,6 +54,7 @@ _MODELS = (
     "segnet",
     "bayesian-segnet-basic",
     "bayesian-segnet",
+    "segnet-extra-conv",
     "bilinear-interpolation",
     "segnet-basic-encoder-addition",
     "segnet-basic-single-channel-decoder",
@@ -97,7 +98,7 @@ def add_parser(commands: Any) -> None:
         "--lr",
         type=_options.positive,
         metavar="LR",
-        help="learning rate (default: 0.02 for segnet and bayesian-segnet, 0.005 for the others)",
+        help="learning rate (default: 0.02 for the SegNets, 0.005 for the Basic ones)",
     )
     parser.add_argument("--momentum", type=_options.fraction, metavar="M", help="SGD momentum (default: 0.9)")
     parser.add_argument(
@@ -241,8 +242,8 @@ def _settle(options: argparse.Namespace, saved: dict[str, Any] | None) -> Settin
     if saved is None:
         if "model" not in given:
             raise InputError(f"--model is required: {', '.join(_MODELS)}")
-        if "vgg16" in given and given["model"] not in ("segnet", "bayesian-segnet"):
-            raise InputError(f"--vgg16 is for --model segnet or bayesian-segnet, got --model {given['model']}")
+        if "vgg16" in given and given["model"] not in ("segnet", "bayesian-segnet", "segnet-extra-conv"):
+            raise InputError(f"--vgg16 is for --model segnet and bayesian-segnet, got --model {given['model']}")
         given = _DEFAULTS | {"lr": MODEL_TYPES[given["model"]].default_lr, "vgg16": None} | given
     if "size" in given:
         given["size"] = _options.size_text(given["size"])

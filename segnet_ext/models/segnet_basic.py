@@ -115,6 +115,7 @@ class SegNetBasic(nn.Module):
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.lrn = lrn
+        self.input_form: nn.Module = nn.Identity()  # another where weights that were converted see images otherwise
         self.encoder = BasicEncoder(in_channels, width, dropout)
         self.decoder = BasicDecoder(width, dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
@@ -123,6 +124,7 @@ class SegNetBasic(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 16, odd ones too."""
         check_input("SegNetBasic", x, self.in_channels, min_size=16)
+        x = self.input_form(x)
         if self.lrn:
             x = normalise_input(x)
         x, pools = self.encoder(x.contiguous(memory_format=torch.channels_last))
