@@ -65,7 +65,7 @@ def read_caffemodel(path: Path) -> list[Layer]:
             kind has; or the protobuf package is missing.
     """
     require(f"reading {path.name}", "google.protobuf", extra="convert")
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     layers: list[Layer] = []
     values = 0
@@ -174,8 +174,8 @@ def _messages() -> dict[str, Any]:
 
     They have a pool of their own: another program's schema of Caffe, loaded beside this one, does no harm.
     """
-    from google.protobuf import descriptor_pool, message_factory  # type: ignore[import-untyped]
-    from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field  # type: ignore[import-untyped]
+    from google.protobuf import descriptor_pool, message_factory
+    from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field
     from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
     package = "segnet_ext_caffe"
