@@ -203,7 +203,7 @@ def test_segnet_from_caffe(tmp_path, segnet, capsys):
         assert_same(frozen(normalize(pixels).double()), expected)
 
 
-def test_batch_norm_that_was_absorbed(tmp_path):
+def test_batch_norm_that_was_absorbed(tmp_path, failing):
     blobs = basic("conv_classifier")
     for name, values in blobs.items():
         if name.endswith("_bn"):
@@ -214,6 +214,9 @@ def test_batch_norm_that_was_absorbed(tmp_path):
         path = tmp_path / f"{number}.caffemodel"
         path.write_bytes(net(kept, mode=b""))
         assert_same(scores(convert(path), pixels), expected)
+        assert_same(scores(convert(path, "--batch-norm", "inference"), pixels), expected)
+        arguments = ("--batch-norm", "training", "--statistics", tmp_path)
+        assert "has no scale and shift" in failing("convert", path, "--out", tmp_path / "a.pt", *arguments)
 
 
 def test_training_form_takes_its_statistics_from_images(tmp_path, failing):

@@ -123,7 +123,7 @@ def convert_caffemodel(path: Path, batch_norm: str | None = None, source: Source
     num_classes = layers[classifier].blobs[-1].values.size
     targets = _targets(model, num_classes, path)
 
-    form = batch_norm or _batch_norm_form(path, layers, theirs)
+    form = _batch_norm_form(path, layers, theirs, batch_norm)
     weights: dict[str, Tensor] = {}
     wrong = _unknown(layers, {name for pair in theirs for name in pair})
     for (conv, bn), (our_conv, our_bn) in zip(theirs, our_layers(model), strict=True):
@@ -172,15 +172,19 @@ def _caffe_model(path: Path, layers: Mapping[str, Layer]) -> tuple[str, str]:
     )
 
 
-def _batch_norm_form(path: Path, layers: Mapping[str, Layer], theirs: Layers) -> str:
-    """The form that the file itself tells.
+def _batch_norm_form(path: Path, layers: Mapping[str, Layer], theirs: Layers, given: str | None) -> str:
+    """The form that the user gives or the file itself tells.
 
     ``compute_bn_statistics.py`` saves its result from a net whose BN layers have three outputs, two of them for mean
     and variance; ``BN-absorber.py`` sets all scales and shifts to 0.
     """
     norms = [layers[bn] for _, bn in theirs if bn is not None and bn in layers]
     if all(not blob.values.any() for norm in norms for blob in norm.blobs):
+        if given == "training":
+            raise InputError(f"{path} has no scale and shift of BatchNorm, which --batch-norm training needs")
         return "absorbed"  # or there is none
+    if given is not None:
+        return given
     if all(norm.inference or norm.tops == 3 for norm in norms):
         return "inference"
     raise InputError(
