@@ -1,7 +1,10 @@
 """What the fast and the reference models share: argument checks and the authors' initialisation. No kernel is used."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def check_arguments(name: str, num_classes: int, in_channels: int, dropout: float) -> None:
@@ -12,6 +15,12 @@ def check_arguments(name: str, num_classes: int, in_channels: int, dropout: floa
         raise ValueError(f"{name}: in_channels must be at least 1, got {in_channels}")
     if not 0 <= dropout < 1:
         raise ValueError(f"{name}: dropout must be in [0, 1), got {dropout}")
+
+
+def check_width(name: str, width: int) -> None:
+    """Raise ValueError unless ``width`` channels can be had."""
+    if width < 1:
+        raise ValueError(f"{name}: width must be at least 1, got {width}")
 
 
 def check_input(name: str, input: torch.Tensor, in_channels: int, min_size: int) -> None:
@@ -26,6 +35,13 @@ def check_input(name: str, input: torch.Tensor, in_channels: int, min_size: int)
 def dropout_layer(p: float) -> nn.Module:
     """Dropout, or nothing at all for p = 0: nn.Dropout(0.0) would still draw and apply a mask."""
     return nn.Dropout(p) if p > 0 else nn.Identity()
+
+
+def max_unpool2d(x: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
+    """Pooled map [N, C, OH, OW] and torch's indices to the unpooled map [N, C, H, W] of ``size`` (H, W)."""
+    # Unpooling only moves values, so going through float32 is exact; older torch has no half kernel for it on the CPU.
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return F.max_unpool2d(wide, indices, (2, 2), (2, 2), output_size=tuple(size)).to(x.dtype)
 
 
 @torch.no_grad()
@@ -43,3 +59,17 @@ def initialise(model: nn.Module, bn_bias: float) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.constant_(module.bias, bn_bias)
+
+
+@torch.no_grad()
+def bilinear_upsampling(model: nn.Module) -> None:
+    """Start every stride-2, 8x8 transposed convolution as bilinear interpolation to twice the size, channel by channel.
+
+    Away from the border the result is that of ``F.interpolate(scale_factor=2, mode="bilinear")``.
+    """
+    line = torch.tensor([0, 0, 0.25, 0.75, 0.75, 0.25, 0, 0])
+    for module in model.modules():
+        if isinstance(module, nn.ConvTranspose2d):
+            nn.init.zeros_(module.weight)
+            for channel in range(module.in_channels):
+                module.weight[channel, channel] = torch.outer(line, line)

@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-import segnet_ext
+from segnet_ext import models
 from segnet_ext._files import write_atomically
 from segnet_ext.data.classes import ClassSet
 from segnet_ext.errors import InputError, require
+from segnet_ext.input_form import InputForm
 
 FORMAT = "segnet_ext.checkpoint"
 VERSION = 1
@@ -30,20 +32,36 @@ class ModelType:
     """A model that the command line knows by name."""
 
     name: str
-    minimum_size: int
-    default_lr: float
+    factory: Callable[..., nn.Module]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    minimum_size: int = 16
+    # A twentieth of the authors' for SegNet-Basic: at batches of 4, larger steps make val mIoU fall again after the
+    # first epoch.
+    default_lr: float = 0.005
 
     def build(self, num_classes: int) -> nn.Module:
-        models = {"segnet": segnet_ext.SegNet, "segnet-basic": segnet_ext.SegNetBasic}
-        return models[self.name](num_classes)
+        return self.factory(num_classes, **self.arguments)
 
 
 MODEL_TYPES = {
     model.name: model
     for model in (
-        # A twentieth of the authors': at batches of 4, larger steps make val mIoU fall again after the first epoch.
-        ModelType("segnet-basic", minimum_size=16, default_lr=0.005),
-        ModelType("segnet", minimum_size=32, default_lr=0.02),
+        ModelType("segnet-basic", models.SegNetBasic),
+        ModelType("segnet", models.SegNet, minimum_size=32, default_lr=0.02),
+        # Bayesian SegNet: Kendall, Badrinarayanan, Cipolla, BMVC 2017; the authors' bayesian_* prototxt files.
+        ModelType("bayesian-segnet-basic", models.SegNetBasic, {"dropout": 0.5}),
+        ModelType("bayesian-segnet", models.SegNet, {"dropout": 0.5}, minimum_size=32, default_lr=0.02),
+        ModelType("segnet-extra-conv", models.SegNet, {"extra_conv": True}, minimum_size=32, default_lr=0.02),
+        # The variants of Table 1 of the SegNet paper.
+        ModelType("bilinear-interpolation", models.BilinearInterpolation),
+        ModelType("segnet-basic-encoder-addition", models.SegNetBasicEncoderAddition),
+        ModelType("segnet-basic-single-channel-decoder", models.SegNetBasicSingleChannelDecoder),
+        ModelType("fcn-basic", models.FCNBasic),
+        ModelType("fcn-basic-no-addition", models.FCNBasic, {"addition": False}),
+        ModelType("fcn-basic-no-dim-reduction", models.FCNBasic, {"dim_reduction": False}),
+        ModelType(
+            "fcn-basic-no-addition-no-dim-reduction", models.FCNBasic, {"addition": False, "dim_reduction": False}
+        ),
     )
 }
 
@@ -57,6 +75,7 @@ class Checkpoint:
         classes: names and colours; their number is the model's ``num_classes``.
         size: (height, width) that the model was trained at.
         weights: the model's ``state_dict``.
+        input: what the model makes of its images before all else, for weights that were converted from others; or None.
         training: what ``segnet-ext train --resume`` needs; None in a file that only holds a model.
     """
 
@@ -65,11 +84,15 @@ class Checkpoint:
     size: tuple[int, int]
     weights: dict[str, torch.Tensor]
     training: dict[str, Any] | None = None
+    input: InputForm | None = None
 
     def build_model(self) -> nn.Module:
         """A new model with these weights, in eval mode."""
-        model = MODEL_TYPES[self.model].build(len(self.classes))
-        model.load_state_dict(self.weights)
+        with torch.device("meta"):  # no time is spent on weights to be replaced
+            model = MODEL_TYPES[self.model].build(len(self.classes))
+        model.to_empty(device="cpu").load_state_dict(self.weights)
+        if self.input is not None:
+            model.input_form = self.input.module()
         return model.eval()
 
     def check_weights(self) -> None:
@@ -100,6 +123,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "class_names": list(checkpoint.classes.names),
         "class_colors": [list(color) for color in checkpoint.classes.colors],
         "size": list(checkpoint.size),
+        "input": None if checkpoint.input is None else {k: list(v) for k, v in vars(checkpoint.input).items()},
     }
     weights = {key: value.detach().cpu() for key, value in checkpoint.weights.items()}
     if path.suffix == ".safetensors":
@@ -150,7 +174,18 @@ def _parse(content: dict[str, Any]) -> Checkpoint:
     weights = content["weights"]
     if not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ValueError("the weights must be tensors")
-    return Checkpoint(content["model"], classes, (height, width), weights, content.get("training"))
+    form = content.get("input")
+    if form is not None:
+        if MODEL_TYPES[content["model"]].factory not in (models.SegNet, models.SegNetBasic):
+            raise ValueError(f"the model {content['model']} takes no other input form")
+        form = InputForm(
+            tuple(int(k) for k in form["order"]),
+            tuple(float(value) for value in form["scale"]),
+            tuple(float(value) for value in form["shift"]),
+        )
+        if len(form.order) != 3:
+            raise ValueError(f"the input form must have 3 channels, got {len(form.order)}")
+    return Checkpoint(content["model"], classes, (height, width), weights, content.get("training"), form)
 
 
 def _read_torch(path: Path) -> Any:

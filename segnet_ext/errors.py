@@ -10,7 +10,7 @@ class InputError(Exception):
 
 
 # Import names of the optional packages, where they differ from the name to install.
-_PACKAGES = {"PIL": "pillow"}
+_PACKAGES = {"PIL": "pillow", "google.protobuf": "protobuf"}
 
 
 def require(user: str, *modules: str, extra: str = "train") -> None:
@@ -24,7 +24,14 @@ def require(user: str, *modules: str, extra: str = "train") -> None:
     Raises:
         InputError: names what is missing and the command that installs it.
     """
-    missing = [_PACKAGES.get(module, module) for module in modules if importlib.util.find_spec(module) is None]
+    missing = [_PACKAGES.get(module, module) for module in modules if not _is_installed(module)]
     if missing:
         listed = missing[0] if len(missing) == 1 else f"{', '.join(missing[:-1])} and {missing[-1]}"
         raise InputError(f"{user} needs {listed}: pip install 'segnet_ext[{extra}]'")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it is missing too
+        return False

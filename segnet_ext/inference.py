@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from . import ops
 from ._model_common import check_input
-from .models.segnet import DECODER, ENCODER, SegNet
+from .models.segnet import ENCODER, SegNet
 from .models.segnet_basic import STAGES, SegNetBasic, normalise_input
 
 __all__ = ["FrozenSegNet", "FrozenSegNetBasic", "average_over_views", "freeze", "monte_carlo_dropout"]
@@ -91,6 +92,7 @@ class _Frozen(nn.Module):
         super().__init__()
         self.num_classes = model.num_classes
         self.in_channels = model.in_channels
+        self.input_form = copy.deepcopy(model.input_form)
         self.layers = nn.ModuleDict()
         self.training = False
 
@@ -100,6 +102,7 @@ class _Frozen(nn.Module):
 
     def _prepare(self, x: Tensor) -> Tensor:
         check_input(self.name, x, self.in_channels, self.min_size)
+        x = self.input_form(x)
         return x.to(self._layer("classifier")[0].dtype).contiguous(memory_format=torch.channels_last)
 
     def _layer(self, key: str) -> tuple[Tensor, Tensor]:
@@ -124,7 +127,8 @@ class FrozenSegNet(_Frozen):
 
     def __init__(self, model: SegNet, dtype: torch.dtype | None = None) -> None:
         super().__init__(model)
-        for side, stages in (("encoder", ENCODER), ("decoder", DECODER)):
+        self.decoder_widths = model.decoder.widths
+        for side, stages in (("encoder", ENCODER), ("decoder", self.decoder_widths)):
             for s, widths in stages.items():
                 stage = getattr(model, side).get_submodule(f"stage{s}")
                 first = 1 if side == "encoder" else len(ENCODER[s]) - len(widths) + 1
@@ -143,7 +147,7 @@ class FrozenSegNet(_Frozen):
             size = x.shape[-2:]
             x, codes = self._pool(f"encoder{s}_{len(widths)}", x)
             pools.append((codes, size))
-        for s, widths in DECODER.items():
+        for s, widths in self.decoder_widths.items():
             first = len(ENCODER[s])
             x = self._unpool(f"decoder{s}_{first}", x, *pools[s - 1])
             for i in range(first - 1, first - len(widths), -1):

@@ -1,8 +1,8 @@
-"""The specification: every op of ``segnet_ext.ops`` and both models, in plain torch.
+"""The specification: every op of ``segnet_ext.ops`` and every model, in plain torch.
 
 Nothing here uses the compiled kernels. The ops have the names, signatures and results of ``segnet_ext.ops``; the models
-have the constructors, ``state_dict`` keys and results of ``segnet_ext.SegNet`` and ``segnet_ext.SegNetBasic``, and
-carry torch's int64 pool indices where the fast models carry 2-bit codes.
+have the constructors, ``state_dict`` keys and results of those in ``segnet_ext.models``, and carry torch's int64 pool
+indices where the fast models carry 2-bit codes.
 
 Sources: Badrinarayanan, Kendall, Cipolla, "SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image
 Segmentation", TPAMI 2017 ("the paper"), and the prototxt files of the authors' SegNet-Tutorial (``segnet_train``,
@@ -19,11 +19,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._model_common import check_arguments, check_input, dropout_layer, initialise
+from ._model_common import (
+    bilinear_upsampling,
+    check_arguments,
+    check_input,
+    check_width,
+    dropout_layer,
+    initialise,
+    max_unpool2d,
+)
 
 __all__ = [
+    "BilinearInterpolation",
+    "FCNBasic",
     "SegNet",
     "SegNetBasic",
+    "SegNetBasicEncoderAddition",
+    "SegNetBasicSingleChannelDecoder",
     "bn_relu_conv2d",
     "bn_relu_max_pool2d",
     "codes_to_indices",
@@ -111,7 +123,7 @@ def max_unpool2d_conv2d(
     if k % 2 == 0:
         raise ValueError(f"max_unpool2d_conv2d: weight must be [K, C, k, k] with odd k, got {list(weight.shape)}")
     indices = codes_to_indices(codes, (n, c, h, w))
-    output = F.conv2d(_unpool(input, indices, (h, w)), weight, bias, padding=k // 2)
+    output = F.conv2d(max_unpool2d(input, indices, (h, w)), weight, bias, padding=k // 2)
     return F.relu(output) if relu else output
 
 
@@ -209,12 +221,6 @@ def indices_to_codes(indices: Tensor, input_size: Sequence[int]) -> Tensor:
     return (code << shifts).sum(-1).to(torch.uint8)
 
 
-def _unpool(x: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
-    # Unpooling only moves values, so going through float32 is exact; older torch has no half kernel for it on the CPU.
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    return F.max_unpool2d(wide, indices, (2, 2), (2, 2), output_size=tuple(size)).to(x.dtype)
-
-
 # ------------------------------------------------------------------------------------------------------------- SegNet
 
 ENCODER = {1: (64, 64), 2: (128, 128), 3: (256, 256, 256), 4: (512, 512, 512), 5: (512, 512, 512)}
@@ -255,7 +261,7 @@ class _DecoderStage(nn.Module):
         self.dropout = dropout_layer(dropout)
 
     def forward(self, x: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
-        x = _unpool(x, indices, size)
+        x = max_unpool2d(x, indices, size)
         for i in self.order:
             x = F.relu(getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(x)))
         return self.dropout(x)
@@ -264,7 +270,7 @@ class _DecoderStage(nn.Module):
 class SegNet(nn.Module):
     """SegNet (paper, section 3; ``segnet_train.prototxt``); see ``segnet_ext.SegNet`` for arguments and errors."""
 
-    def __init__(self, num_classes: int, in_channels: int = 3, dropout: float = 0.0) -> None:
+    def __init__(self, num_classes: int, in_channels: int = 3, dropout: float = 0.0, extra_conv: bool = False) -> None:
         super().__init__()
         check_arguments("SegNet", num_classes, in_channels, dropout)
         self.in_channels = in_channels
@@ -276,7 +282,7 @@ class SegNet(nn.Module):
             )
             channels = widths[-1]
         self.decoder = nn.Module()
-        for s, widths in DECODER.items():
+        for s, widths in ({**DECODER, 1: DECODER[1] * 2} if extra_conv else DECODER).items():
             self.decoder.add_module(
                 f"stage{s}",
                 _DecoderStage(channels, len(ENCODER[s]), widths, dropout if s in DROPOUT_STAGES else 0.0),
@@ -319,7 +325,7 @@ class _BasicDecoderStage(nn.Module):
         self.dropout = dropout_layer(dropout)
 
     def forward(self, x: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
-        return self.dropout(self.bn(self.conv(_unpool(x, indices, size))))
+        return self.dropout(self.bn(self.conv(max_unpool2d(x, indices, size))))
 
 
 class SegNetBasic(nn.Module):
@@ -330,8 +336,7 @@ class SegNetBasic(nn.Module):
     ) -> None:
         super().__init__()
         check_arguments("SegNetBasic", num_classes, in_channels, dropout)
-        if width < 1:
-            raise ValueError(f"SegNetBasic: width must be at least 1, got {width}")
+        check_width("SegNetBasic", width)
         self.in_channels = in_channels
         self.lrn = lrn
         # bayesian_segnet_basic_train.prototxt: encdrop3, encdrop4, decdrop4, decdrop3.
@@ -349,13 +354,148 @@ class SegNetBasic(nn.Module):
         """[N, in_channels, H, W] to logits [N, num_classes, H, W]."""
         check_input("SegNetBasic", x, self.in_channels, min_size=16)
         if self.lrn:
-            # In float32 for half-precision input: torch has no half kernel for it on the CPU, and squares overflow.
-            wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-            x = F.local_response_norm(wide, size=5, alpha=1e-4, beta=0.75).to(x.dtype)
+            x = _normalise_input(x)
         return self.classifier(_encode_decode(self.encoder, self.decoder, x, stages=4))
 
 
-# -------------------------------------------------------------------------------------------------- used by both models
+# -------------------------------------------------------------------------- the decoder variants of the paper's Table 1
+
+
+class _Variant(nn.Module):
+    """SegNet-Basic's encoder, whose stages also give the map that they pool, and a forward up to the fourth pool."""
+
+    def __init__(self, num_classes: int, in_channels: int, lrn: bool, width: int) -> None:
+        super().__init__()
+        check_arguments(type(self).__name__, num_classes, in_channels, dropout=0.0)
+        check_width(type(self).__name__, width)
+        self.in_channels = in_channels
+        self.lrn = lrn
+        self.encoder = nn.Module()
+        for s in (1, 2, 3, 4):
+            stage = nn.Module()
+            stage.conv = nn.Conv2d(in_channels if s == 1 else width, width, 7, padding=3)
+            stage.bn = nn.BatchNorm2d(width)
+            self.encoder.add_module(f"stage{s}", stage)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, list[tuple[int, Tensor, Tensor]]]:
+        """The fourth pooled map, and (stage, map before its pool, indices of the pool), fourth stage first."""
+        check_input(type(self).__name__, x, self.in_channels, min_size=16)
+        if self.lrn:
+            x = _normalise_input(x)
+        kept = []
+        for s in (1, 2, 3, 4):
+            stage = self.encoder.get_submodule(f"stage{s}")
+            map = F.relu(stage.get_submodule("bn")(stage.get_submodule("conv")(x)))
+            x, indices = F.max_pool2d(map, 2, 2, ceil_mode=True, return_indices=True)
+            kept.append((s, map, indices))
+        return x, kept[::-1]
+
+
+class BilinearInterpolation(_Variant):
+    """Logits of the fourth pooled map, interpolated to twice the size four times."""
+
+    def __init__(self, num_classes: int, in_channels: int = 3, lrn: bool = True, width: int = 64) -> None:
+        super().__init__(num_classes, in_channels, lrn, width)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        initialise(self, bn_bias=0.001)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] to logits [N, num_classes, H, W]."""
+        x, kept = self.encode(x)
+        x = self.classifier(x)
+        for _, map, _ in kept:
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = x[:, :, : map.shape[2], : map.shape[3]]
+        return x
+
+
+class _UnpoolingVariant(_Variant):
+    """A decoder that unpools by indices, convolves 7x7 and normalises."""
+
+    groups: bool
+    addition: bool
+
+    def __init__(self, num_classes: int, in_channels: int = 3, lrn: bool = True, width: int = 64) -> None:
+        super().__init__(num_classes, in_channels, lrn, width)
+        self.decoder = nn.Module()
+        for s in (4, 3, 2, 1):
+            stage = nn.Module()
+            stage.conv = nn.Conv2d(width, width, 7, padding=3, groups=width if self.groups else 1)
+            stage.bn = nn.BatchNorm2d(width)
+            self.decoder.add_module(f"stage{s}", stage)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        initialise(self, bn_bias=0.001)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] to logits [N, num_classes, H, W]."""
+        x, kept = self.encode(x)
+        for s, map, indices in kept:
+            stage = self.decoder.get_submodule(f"stage{s}")
+            x = max_unpool2d(x, indices, map.shape[-2:])
+            x = stage.get_submodule("bn")(stage.get_submodule("conv")(x))
+            if self.addition:
+                x = x + map
+        return self.classifier(x)
+
+
+class SegNetBasicEncoderAddition(_UnpoolingVariant):
+    """SegNet-Basic with the encoder's maps added to the decoder's."""
+
+    groups, addition = False, True
+
+
+class SegNetBasicSingleChannelDecoder(_UnpoolingVariant):
+    """SegNet-Basic with decoder filters of one channel each."""
+
+    groups, addition = True, False
+
+
+class FCNBasic(_Variant):
+    """FCN's decoder: learnt upsampling of reduced maps; see ``segnet_ext.models.FCNBasic``."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        lrn: bool = True,
+        width: int = 64,
+        addition: bool = True,
+        dim_reduction: bool = True,
+    ) -> None:
+        super().__init__(num_classes, in_channels, lrn, width)
+        self.addition = addition
+        channels = num_classes if dim_reduction else width
+        self.reduction = nn.Conv2d(width, channels, 1) if dim_reduction else nn.Identity()
+        self.decoder = nn.Module()
+        for s in (4, 3, 2, 1):
+            stage = nn.Module()
+            stage.upsample = nn.ConvTranspose2d(channels, channels, 8, stride=2, padding=3, bias=False)
+            stage.lateral = nn.Conv2d(width, channels, 1) if addition and dim_reduction else nn.Identity()
+            self.decoder.add_module(f"stage{s}", stage)
+        self.classifier = nn.Identity() if dim_reduction else nn.Conv2d(width, num_classes, 1)
+        initialise(self, bn_bias=0.001)
+        bilinear_upsampling(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] to logits [N, num_classes, H, W]."""
+        x, kept = self.encode(x)
+        x = self.reduction(x)
+        for s, map, _ in kept:
+            stage = self.decoder.get_submodule(f"stage{s}")
+            x = stage.get_submodule("upsample")(x)[:, :, : map.shape[2], : map.shape[3]]
+            if self.addition:
+                x = x + stage.get_submodule("lateral")(map)
+        return self.classifier(x)
+
+
+# ----------------------------------------------------------------------------------------------- used by several models
+
+
+def _normalise_input(x: Tensor) -> Tensor:
+    """The local response normalisation of the authors' first layer."""
+    # In float32 for half-precision input: torch has no half kernel for it on the CPU, and squares overflow.
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return F.local_response_norm(wide, size=5, alpha=1e-4, beta=0.75).to(x.dtype)
 
 
 def _encode_decode(encoder: nn.Module, decoder: nn.Module, x: Tensor, stages: int) -> Tensor:

@@ -11,6 +11,7 @@ import segnet_ext
 from segnet_ext.checkpoint import FORMAT, Checkpoint, read_checkpoint, write_checkpoint
 from segnet_ext.data import CAMVID, ClassSet
 from segnet_ext.errors import InputError
+from segnet_ext.input_form import InputForm
 
 
 def basic(training=None) -> Checkpoint:
@@ -34,6 +35,35 @@ def test_round_trip(tmp_path, name):
     model.load_state_dict(written.weights)
     assert torch.equal(read.build_model()(images), model.eval()(images))
     assert [path.name for path in tmp_path.iterdir()] == [name], "no temporary file is left"
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_input_form_is_kept_and_used(tmp_path, name):
+    form = InputForm((2, 1, 0), (58.0, 57.0, 57.5), (103.5, 116.25, 124.0))
+    write_checkpoint(tmp_path / name, dataclasses.replace(basic(), input=form))
+    read = read_checkpoint(tmp_path / name)
+    assert read.input == form
+    x = torch.randn(1, 3, 20, 28).double()
+    own = x[:, [2, 1, 0]] * torch.tensor(form.scale).view(3, 1, 1) + torch.tensor(form.shift).view(3, 1, 1)
+    model, plain = read.build_model().double(), dataclasses.replace(read, input=None).build_model().double()
+    assert torch.equal(model(x), plain(own))
+    torch.testing.assert_close(segnet_ext.freeze(model)(x), plain(own))
+    assert model.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_wrong_input_forms_are_named(tmp_path):
+    path = tmp_path / "a.pt"
+    write_checkpoint(path, dataclasses.replace(basic(), input=InputForm((0, 1, 2), (1.0,) * 3, (0.0,) * 3)))
+    good = torch.load(path, weights_only=True)
+    for form, message in [
+        ({"order": [0, 1, 1], "scale": [1, 1, 1], "shift": [0, 0, 0]}, "must be of the same channels"),
+        ({"order": [0], "scale": [1], "shift": [0]}, "must have 3 channels, got 1"),
+        ({"order": [0, 1, 2]}, "'scale' is missing"),
+    ]:
+        torch.save(good | {"input": form}, path)
+        assert message in error_of(path)
+    torch.save(good | {"model": "fcn-basic"}, path)
+    assert "fcn-basic takes no other input form" in error_of(path)
 
 
 def test_training_state_is_kept(tmp_path):
@@ -97,7 +127,8 @@ def test_wrong_contents_are_named(tmp_path):
         return error_of(path)
 
     assert "version 2; this segnet-ext reads version 1" in error_with(version=2)
-    assert "one of segnet-basic, segnet, got 'unet'" in error_with(model="unet")
+    assert "one of segnet-basic, segnet, bayesian-segnet-basic" in error_with(model="unet")
+    assert "got 'unet'" in error_with(model="unet")
     assert "size must be two positive integers" in error_with(size=[0, 5])
     assert "names and colors must be as many" in error_with(class_names=["only"])
     assert "weights must be tensors" in error_with(weights={"a": 1})

@@ -63,7 +63,7 @@ def test_version_and_help_in_a_process(tmp_path):
     assert version.stdout == f"segnet-ext {segnet_ext.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "eval", "demo"])
+@pytest.mark.parametrize("command", ["train", "predict", "eval", "convert", "export", "demo"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

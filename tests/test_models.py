@@ -268,7 +268,11 @@ def test_initialisation_is_the_prototxts(model, bn_bias):
 
 @pytest.mark.parametrize(
     "name, arguments",
-    [("SegNet", {"in_channels": 1}), ("SegNetBasic", {"in_channels": 6}), ("SegNetBasic", {"lrn": False, "width": 5})],
+    [
+        ("SegNet", {"in_channels": 1, "extra_conv": True}),
+        ("SegNetBasic", {"in_channels": 6}),
+        ("SegNetBasic", {"lrn": False, "width": 5}),
+    ],
 )
 def test_other_arguments_agree_with_the_reference(name, arguments):
     fast, plain = pair(name, seed=0, **arguments)

@@ -49,7 +49,20 @@ _DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "amp": "off",
 }
-_MODELS = ("segnet-basic", "segnet")
+_MODELS = (
+    "segnet-basic",
+    "segnet",
+    "bayesian-segnet-basic",
+    "bayesian-segnet",
+    "segnet-extra-conv",
+    "bilinear-interpolation",
+    "segnet-basic-encoder-addition",
+    "segnet-basic-single-channel-decoder",
+    "fcn-basic",
+    "fcn-basic-no-addition",
+    "fcn-basic-no-dim-reduction",
+    "fcn-basic-no-addition-no-dim-reduction",
+)
 
 
 def add_parser(commands: Any) -> None:
@@ -64,7 +77,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with the data set")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for checkpoints and the log")
-    parser.add_argument("--model", choices=_MODELS, help="required, but for --resume")
+    parser.add_argument(
+        "--model", choices=_MODELS, metavar="NAME", help=f"required, but for --resume: {', '.join(_MODELS)}"
+    )
     parser.add_argument(
         "--size",
         type=_options.size,
@@ -83,7 +98,7 @@ def add_parser(commands: Any) -> None:
         "--lr",
         type=_options.positive,
         metavar="LR",
-        help="learning rate (default: 0.005 for segnet-basic, 0.02 for segnet)",
+        help="learning rate (default: 0.02 for the SegNets, 0.005 for the Basic ones)",
     )
     parser.add_argument("--momentum", type=_options.fraction, metavar="M", help="SGD momentum (default: 0.9)")
     parser.add_argument(
@@ -226,9 +241,9 @@ def _settle(options: argparse.Namespace, saved: dict[str, Any] | None) -> Settin
     given = {name: value for name, value in given.items() if value is not None}
     if saved is None:
         if "model" not in given:
-            raise InputError(f"--model is required: {' or '.join(_MODELS)}")
-        if "vgg16" in given and given["model"] != "segnet":
-            raise InputError(f"--vgg16 is for --model segnet, got --model {given['model']}")
+            raise InputError(f"--model is required: {', '.join(_MODELS)}")
+        if "vgg16" in given and given["model"] not in ("segnet", "bayesian-segnet", "segnet-extra-conv"):
+            raise InputError(f"--vgg16 is for --model segnet and bayesian-segnet, got --model {given['model']}")
         given = _DEFAULTS | {"lr": MODEL_TYPES[given["model"]].default_lr, "vgg16": None} | given
     if "size" in given:
         given["size"] = _options.size_text(given["size"])

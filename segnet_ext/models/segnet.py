@@ -106,10 +106,11 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Stages 5 to 1."""
 
-    def __init__(self, dropout: float) -> None:
+    def __init__(self, dropout: float, extra_conv: bool = False) -> None:
         super().__init__()
+        self.widths = {**DECODER, 1: DECODER[1] * 2} if extra_conv else DECODER
         channels = ENCODER[5][-1]
-        for s, widths in DECODER.items():
+        for s, widths in self.widths.items():
             stage = DecoderStage(channels, len(ENCODER[s]), widths, dropout if s in DROPOUT_STAGES else 0.0)
             self.add_module(f"stage{s}", stage)
             channels = widths[-1]
@@ -143,6 +144,8 @@ class SegNet(nn.Module):
         num_classes: channels of the logits.
         in_channels: channels of the input.
         dropout: probability after pools 3-5 and decoder stages 5-3 (Bayesian SegNet: 0.5); 0 for plain SegNet.
+        extra_conv: a second 64-channel convolution with BatchNorm and ReLU in decoder stage 1, before the classifier: a
+            known PyTorch SegNet has it, not the authors'.
 
     Raises:
         ValueError: ``num_classes`` or ``in_channels`` below 1, ``dropout`` outside [0, 1); in ``forward``, an input
@@ -153,20 +156,21 @@ class SegNet(nn.Module):
     torch.Size([1, 11, 45, 60])
     """
 
-    def __init__(self, num_classes: int, in_channels: int = 3, dropout: float = 0.0) -> None:
+    def __init__(self, num_classes: int, in_channels: int = 3, dropout: float = 0.0, extra_conv: bool = False) -> None:
         super().__init__()
         check_arguments("SegNet", num_classes, in_channels, dropout)
         self.num_classes = num_classes
         self.in_channels = in_channels
+        self.input_form: nn.Module = nn.Identity()  # another where weights that were converted see images otherwise
         self.encoder = Encoder(in_channels, dropout)
-        self.decoder = Decoder(dropout)
+        self.decoder = Decoder(dropout, extra_conv)
         self.classifier = nn.Conv2d(DECODER[1][-1], num_classes, 3, padding=1)
         initialise(self, bn_bias=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 32, odd ones too."""
         check_input("SegNet", x, self.in_channels, min_size=32)
-        x, pools = self.encoder(x.contiguous(memory_format=torch.channels_last))
+        x, pools = self.encoder(self.input_form(x).contiguous(memory_format=torch.channels_last))
         x, norm = self.decoder(x, pools)
         return bn_relu_conv2d(norm, self.classifier, x)
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._model_common import check_arguments, check_input, dropout_layer, initialise
+from .._model_common import check_arguments, check_input, check_width, dropout_layer, initialise
 from ..nn import BNReLUMaxPool2d, MaxUnpoolConv2d
 
 STAGES = (1, 2, 3, 4)
@@ -111,11 +111,11 @@ class SegNetBasic(nn.Module):
     ) -> None:
         super().__init__()
         check_arguments("SegNetBasic", num_classes, in_channels, dropout)
-        if width < 1:
-            raise ValueError(f"SegNetBasic: width must be at least 1, got {width}")
+        check_width("SegNetBasic", width)
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.lrn = lrn
+        self.input_form: nn.Module = nn.Identity()  # another where weights that were converted see images otherwise
         self.encoder = BasicEncoder(in_channels, width, dropout)
         self.decoder = BasicDecoder(width, dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
@@ -124,6 +124,7 @@ class SegNetBasic(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 16, odd ones too."""
         check_input("SegNetBasic", x, self.in_channels, min_size=16)
+        x = self.input_form(x)
         if self.lrn:
             x = normalise_input(x)
         x, pools = self.encoder(x.contiguous(memory_format=torch.channels_last))
