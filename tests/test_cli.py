@@ -76,6 +76,8 @@ def test_help(command, capsys):
         (["train", "--data", "d", "--out", "o", "--epochs", "0"], "argument --epochs: must be a whole number"),
         (["train", "--data", "d", "--out", "o", "--lr", "-1"], "argument --lr: must be a number above 0"),
         (["train", "--data", "d", "--out", "o", "--lr", "nan"], "argument --lr: must be a number above 0"),
+        (["train", "--data", "d", "--out", "o", "--scale", "2:1"], "argument --scale: must be MIN:MAX"),
+        (["train", "--data", "d", "--out", "o", "--scale", "1"], "argument --scale: must be MIN:MAX"),
         (["train", "--data", "d", "--out", "o", "--momentum", "1"], "argument --momentum: must be a number from 0"),
         (["predict", "--weights", "w", "--out", "o"], "IMAGE"),
         (["demo", "--seconds", "x"], "argument --seconds: must be a number above 0, got 'x'"),
