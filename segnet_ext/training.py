@@ -19,7 +19,7 @@ from segnet_ext.data.dataset import Loader
 from segnet_ext.data.images import normalize
 from segnet_ext.errors import InputError
 from segnet_ext.loss import loss_denominator, segmentation_loss
-from segnet_ext.metrics import Scores, SegmentationScores
+from segnet_ext.metrics import BoundaryScores, Scores, SegmentationScores
 
 # Images that BatchNorm's statistics are computed over again after an epoch.
 STATISTICS_IMAGES = 64
@@ -31,15 +31,30 @@ def predict_classes(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         return model(normalize(images)).argmax(1)
 
 
-def evaluate(model: nn.Module, loader: Loader, on_batch: Callable[[int], object] = lambda images: None) -> Scores:
-    """Scores of the model in eval mode; ``on_batch`` hears the number of images done. The mode is put back after."""
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    on_batch: Callable[[int], object] = lambda images: None,
+    boundary: BoundaryScores | None = None,
+) -> Scores:
+    """Scores of the model in eval mode, which is put back after.
+
+    Args:
+        model: of the loader's classes.
+        loader: without a seed.
+        on_batch: hears the number of images done.
+        boundary: is given every prediction, too.
+    """
     scores = SegmentationScores(len(loader.dataset.classes))
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
         for images, target in loader:
-            scores.update(predict_classes(model, images.to(device)).cpu(), target)
+            predicted = predict_classes(model, images.to(device)).cpu()
+            scores.update(predicted, target)
+            if boundary is not None:
+                boundary.update(predicted, target)
             on_batch(len(images))
     finally:
         model.train(was_training)
