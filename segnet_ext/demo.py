@@ -15,11 +15,12 @@ import segnet_ext
 from segnet_ext import reference
 from segnet_ext._files import make_folder, write_atomically
 from segnet_ext.checkpoint import Checkpoint, write_checkpoint
-from segnet_ext.data import CAMVID, Loader, MemoryDataset, synthetic_dataset
+from segnet_ext.data import CAMVID, Augmentation, Loader, MemoryDataset, synthetic_dataset
 from segnet_ext.data.dataset import Batch
 from segnet_ext.data.images import Bytes, colorize, normalize
+from segnet_ext.loss import median_frequency_weights
 from segnet_ext.measure import Cost, measure_apart
-from segnet_ext.training import TrainingRun, evaluate, median_frequency_weights, predict_classes
+from segnet_ext.training import TrainingRun, evaluate, predict_classes
 
 _SIZE = (64, 96)
 _TRAINING_SCENES = 240
@@ -57,7 +58,11 @@ def train_for(seconds: float, train: MemoryDataset, val: MemoryDataset) -> nn.Mo
     # Adam rather than the paper's SGD: it gets further in a minute.
     optimizer = torch.optim.Adam(model.parameters(), _LEARNING_RATE)
     run = TrainingRun(
-        model, optimizer, Loader(train, _BATCH, seed=0), Loader(val, _BATCH), median_frequency_weights(train)
+        model,
+        optimizer,
+        Loader(train, _BATCH, seed=0, augmentation=Augmentation()),
+        Loader(val, _BATCH),
+        median_frequency_weights(train),
     )
     print(f"training SegNet-Basic for {seconds:g} s on {torch.get_num_threads()} threads\n")
     print(f"{'time':>7} {'images':>7} {'loss':>8} {'val mIoU':>10}", flush=True)

@@ -1,4 +1,4 @@
-"""Training and evaluating a segmentation model: the loss, the class weights, and a run that can be resumed exactly."""
+"""Training and evaluating a segmentation model: a run that can be resumed exactly."""
 
 from __future__ import annotations
 
@@ -11,69 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.optim.swa_utils import update_bn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, update_bn
 
-from segnet_ext.data.dataset import Loader, SegmentationDataset
+from segnet_ext.data.dataset import Loader
 from segnet_ext.data.images import normalize
 from segnet_ext.errors import InputError
-from segnet_ext.metrics import Scores, SegmentationScores
+from segnet_ext.loss import loss_denominator, segmentation_loss
+from segnet_ext.metrics import BoundaryScores, Scores, SegmentationScores
 
 # Images that BatchNorm's statistics are computed over again after an epoch.
 STATISTICS_IMAGES = 64
-
-
-def median_frequency_weights(dataset: SegmentationDataset) -> torch.Tensor:
-    """Class weights by median frequency balancing (SegNet paper, section 4.1).
-
-    The frequency of a class is its pixels over all pixels (void too) of the images that have it; its weight is the
-    median of the frequencies over its own. A class that no image has gets weight 0.
-
-    Returns:
-        float32 [K].
-    """
-    num_classes = len(dataset.classes)
-    class_pixels = torch.zeros(num_classes, dtype=torch.float64)
-    image_pixels = torch.zeros(num_classes, dtype=torch.float64)
-    for index in range(len(dataset)):
-        label = torch.from_numpy(dataset.load_label(index))
-        counts = label.flatten().bincount(minlength=num_classes + 1)[:num_classes]
-        class_pixels += counts
-        image_pixels += (counts > 0) * label.numel()
-    present = class_pixels > 0
-    if not present.any():
-        raise InputError("the training labels are void everywhere")
-    frequency = class_pixels[present] / image_pixels[present]
-    weights = torch.zeros(num_classes)
-    # quantile, not median: of an even number torch.median takes the lower of the middle two
-    weights[present] = (frequency.quantile(0.5) / frequency).float()
-    return weights
-
-
-def segmentation_loss(logits: torch.Tensor, target: torch.Tensor, class_weights: torch.Tensor) -> torch.Tensor:
-    """Class-weighted cross-entropy, divided by the number of non-void pixels as the authors' Caffe does.
-
-    ``torch.nn.CrossEntropyLoss(weight)`` divides by the sum of the pixels' weights instead.
-
-    Args:
-        logits: [N, K, H, W].
-        target: int64 [N, H, W], 0 to K-1, or K for void.
-        class_weights: [K].
-    """
-    void = logits.shape[1]
-    total = F.cross_entropy(logits.float(), target, class_weights, ignore_index=void, reduction="sum")
-    return total / (target != void).sum().clamp(min=1)
-
-
-def sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD that decays the convolutions' weights and BatchNorm's scales, not the biases, as the authors' solver does."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (plain if name.endswith("bias") else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum)
 
 
 def predict_classes(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -82,15 +31,30 @@ def predict_classes(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         return model(normalize(images)).argmax(1)
 
 
-def evaluate(model: nn.Module, loader: Loader, on_batch: Callable[[int], object] = lambda images: None) -> Scores:
-    """Scores of the model in eval mode; ``on_batch`` hears the number of images done. The mode is put back after."""
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    on_batch: Callable[[int], object] = lambda images: None,
+    boundary: BoundaryScores | None = None,
+) -> Scores:
+    """Scores of the model in eval mode, which is put back after.
+
+    Args:
+        model: of the loader's classes.
+        loader: without a seed.
+        on_batch: hears the number of images done.
+        boundary: is given every prediction, too.
+    """
     scores = SegmentationScores(len(loader.dataset.classes))
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
         for images, target in loader:
-            scores.update(predict_classes(model, images.to(device)).cpu(), target)
+            predicted = predict_classes(model, images.to(device)).cpu()
+            scores.update(predicted, target)
+            if boundary is not None:
+                boundary.update(predicted, target)
             on_batch(len(images))
     finally:
         model.train(was_training)
@@ -99,10 +63,14 @@ def evaluate(model: nn.Module, loader: Loader, on_batch: Callable[[int], object]
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One epoch of a run. ``loss`` is the mean over images; ``seconds`` is the time spent training."""
+    """One epoch of a run.
+
+    ``loss`` is the mean over images, ``lr`` the learning rate of the last step, ``seconds`` the time spent training.
+    """
 
     epoch: int
     loss: float
+    lr: float
     images_per_second: float
     seconds: float
     global_accuracy: float
@@ -112,11 +80,26 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class TrainedEpoch:
-    """What one pass over the training images gave. ``loss`` is the mean over images."""
+    """What one pass over the training images gave. ``loss`` is the mean over images, ``lr`` the last step's."""
 
     loss: float
+    lr: float
     images: int
     seconds: float
+
+
+def exponential_average(model: nn.Module, decay: float) -> AveragedModel:
+    """A copy of the model that ``update_parameters`` moves towards it by ``1 - decay``; by more in the first steps, in
+    which the average would else be of the weights that the model began with."""
+
+    @torch.no_grad()
+    def move(averages: Any, currents: Any, updates: Any) -> None:
+        count = int(updates)
+        weight = 1 - min(decay, (1 + count) / (10 + count))
+        for average, current in zip(averages, currents, strict=True):
+            average.lerp_(current.to(average.dtype), weight)
+
+    return AveragedModel(model, multi_avg_fn=move)
 
 
 class TrainingRun:
@@ -131,7 +114,13 @@ class TrainingRun:
         train: loader with a seed.
         val: loader without one.
         class_weights: [K].
-        amp: run the model under bfloat16 autocast (evaluation is always in the model's own dtype).
+        amp: run the model under autocast of this type, bfloat16 or float16 (which then scales the loss); None for the
+            model's own. Evaluation is always in the model's own.
+        scheduler: of the optimiser, stepped after each of its steps; None keeps the learning rate.
+        accumulate: parts that a batch goes through the model in. Their gradients add up to those of the whole, but for
+            BatchNorm, which has the statistics of each part.
+        loss_by: as ``by`` of ``segmentation_loss``.
+        ema: decay, 0 to below 1, of a running average of the weights, which is then what is evaluated and kept.
     """
 
     def __init__(
@@ -141,7 +130,11 @@ class TrainingRun:
         train: Loader,
         val: Loader,
         class_weights: torch.Tensor,
-        amp: bool = False,
+        amp: torch.dtype | None = None,
+        scheduler: LRScheduler | None = None,
+        accumulate: int = 1,
+        loss_by: str = "pixels",
+        ema: float | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -150,39 +143,67 @@ class TrainingRun:
         self.device = next(model.parameters()).device
         self.class_weights = class_weights.to(self.device)
         self.amp = amp
+        self.scheduler = scheduler
+        self.accumulate = accumulate
+        self.loss_by = loss_by
+        self.average = None if ema is None else exponential_average(model, ema)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == torch.float16)
         self.history: list[EpochResult] = []
+        # As they are stored: what is scaled, cropped and recoloured has other statistics than what is evaluated.
+        self._unchanged = Loader(train.dataset, train.batch_size, train.sampler.seed)
 
     @property
     def epoch(self) -> int:
         """Epochs done."""
         return len(self.history)
 
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model to evaluate and to keep: the running average where there is one."""
+        return self.model if self.average is None else self.average.module
+
     def step(self, images: torch.Tensor, target: torch.Tensor) -> float:
         """One optimiser step on a batch of the train loader; returns the loss."""
-        with self._autocast():
-            logits = self.model(normalize(images.to(self.device)))
-        loss = segmentation_loss(logits, target.to(self.device), self.class_weights)
+        images, target = images.to(self.device), target.to(self.device)
+        denominator = loss_denominator(target, self.class_weights, self.loss_by)
+        part = math.ceil(len(images) / self.accumulate)
         self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        value = loss.item()
+        value = 0.0
+        for some_images, some_target in zip(images.split(part), target.split(part), strict=True):
+            with self._autocast():
+                logits = self.model(normalize(some_images))
+            loss = segmentation_loss(logits, some_target, self.class_weights, denominator=denominator)
+            self.scaler.scale(loss).backward()
+            value += loss.item()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         if not math.isfinite(value):
             raise InputError(f"the loss became {value} in epoch {self.epoch + 1}; a lower learning rate may help")
         return value
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.amp else contextlib.nullcontext()
+        return contextlib.nullcontext() if self.amp is None else torch.autocast(self.device.type, self.amp)
 
     def recompute_statistics(self) -> None:
-        """BatchNorm's running statistics anew, by the weights as they are now and the epoch's first training images.
+        """BatchNorm's running statistics anew, by the weights as they are now and training images of this epoch.
 
         The averages kept during training are of weights that have changed since. The authors recompute theirs before
         testing, too (``compute_bn_statistics.py`` of SegNet-Tutorial).
         """
         batches = math.ceil(STATISTICS_IMAGES / self.train.batch_size)
-        images = (normalize(images.to(self.device)) for images, _ in itertools.islice(self.train, batches))
+        self._unchanged.sampler.epoch = self.epoch
+        images = (normalize(images.to(self.device)) for images, _ in itertools.islice(self._unchanged, batches))
         with self._autocast():
-            update_bn(images, self.model)
+            update_bn(images, self.evaluated)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return self.optimizer.param_groups[0]["lr"]
 
     def train_epoch(self, on_step: Callable[[int, float], object] = lambda images, loss: None) -> TrainedEpoch:
         """Trains on every image once and recomputes BatchNorm's statistics.
@@ -192,13 +213,14 @@ class TrainingRun:
         self.model.train()
         self.train.sampler.epoch = self.epoch
         started = time.perf_counter()
-        loss_sum, images_done = 0.0, 0
+        loss_sum, images_done, lr = 0.0, 0, self.lr
         for images, target in self.train:
+            lr = self.lr
             loss = self.step(images, target)
             loss_sum += loss * len(images)
             images_done += len(images)
             on_step(len(images), loss)
-        trained = TrainedEpoch(loss_sum / images_done, images_done, time.perf_counter() - started)
+        trained = TrainedEpoch(loss_sum / images_done, lr, images_done, time.perf_counter() - started)
         self.recompute_statistics()
         return trained
 
@@ -207,6 +229,7 @@ class TrainingRun:
         result = EpochResult(
             epoch=self.epoch + 1,
             loss=trained.loss,
+            lr=trained.lr,
             images_per_second=trained.images / trained.seconds,
             seconds=trained.seconds,
             global_accuracy=scores.global_accuracy,
@@ -218,12 +241,18 @@ class TrainingRun:
 
     def run_epoch(self) -> EpochResult:
         """Trains on every image once, evaluates on val and adds the result to the history."""
-        return self.finish_epoch(self.train_epoch(), evaluate(self.model, self.val))
+        return self.finish_epoch(self.train_epoch(), evaluate(self.evaluated, self.val))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the model's weights, as plain dicts, lists, numbers and tensors."""
+        """Everything but the weights of ``evaluated``, as plain dicts, lists, numbers and tensors."""
+        average = None
+        if self.average is not None:
+            average = {"model": self.model.state_dict(), "updates": int(self.average.n_averaged)}
         return {
             "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": average,
             "history": [dict(vars(result)) for result in self.history],
             "rng": {
                 "cpu": torch.get_rng_state(),
@@ -232,8 +261,14 @@ class TrainingRun:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts back what ``state_dict`` gave; the model's weights are loaded apart."""
+        """Puts back what ``state_dict`` gave; the weights of ``evaluated`` are loaded apart."""
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.model.load_state_dict(state["average"]["model"])
+            self.average.n_averaged.fill_(state["average"]["updates"])
         self.history = [EpochResult(**result) for result in state["history"]]
         torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda":

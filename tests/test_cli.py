@@ -1,6 +1,8 @@
 """The command line: help, usage errors, predict, eval and the demo."""
 
+import csv
 import importlib.util
+import json
 import os
 import struct
 import subprocess
@@ -81,6 +83,8 @@ def test_help(command, capsys):
         (["train", "--data", "d", "--out", "o", "--epochs", "0"], "argument --epochs: must be a whole number"),
         (["train", "--data", "d", "--out", "o", "--lr", "-1"], "argument --lr: must be a number above 0"),
         (["train", "--data", "d", "--out", "o", "--lr", "nan"], "argument --lr: must be a number above 0"),
+        (["train", "--data", "d", "--out", "o", "--scale", "2:1"], "argument --scale: must be MIN:MAX"),
+        (["train", "--data", "d", "--out", "o", "--scale", "1"], "argument --scale: must be MIN:MAX"),
         (["train", "--data", "d", "--out", "o", "--momentum", "1"], "argument --momentum: must be a number from 0"),
         (["predict", "--weights", "w", "--out", "o"], "INPUT"),
         (["predict", "a.png", "--weights", "w", "--out", "o", "--tta-scales", "1,x"], "must be numbers from 0.1 to 10"),
@@ -365,11 +369,36 @@ def test_eval_prints_the_table(tmp_path, weights, capsys):
     assert capsys.readouterr().out.startswith("5 train images at 32x40\n")
 
 
+def test_eval_writes_and_prints_all_figures(tmp_path, weights, capsys):
+    camvid = write_camvid(tmp_path / "camvid")
+    arguments = ["eval", "--data", str(camvid), "--weights", str(weights), "--workers", "0", "--boundary"]
+    files = ["--json", str(tmp_path / "scores.json"), "--csv", str(tmp_path / "scores.csv")]
+    assert main([*arguments, "--confusion", *files]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    figures = json.loads((tmp_path / "scores.json").read_text())
+    with open(tmp_path / "scores.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert (figures["images"], figures["split"], figures["size"]) == (3, "val", [16, 24])
+    assert lines[-1].split() == ["boundary", "F1", f"{100 * figures['boundary_f1']:.2f}"]
+    assert lines[-2].split() == ["mean", "IoU", f"{100 * figures['mean_iou']:.2f}"]
+    assert [row["class"] for row in rows] == list(CAMVID.names)
+    for row, entry, pixels in zip(rows, figures["classes"], figures["confusion"], strict=True):
+        assert int(row["pixels"]) == entry["pixels"] == sum(pixels)
+        for key in ("accuracy", "iou", "boundary_f1"):
+            assert row[key] == ("" if entry[key] is None else str(entry[key]))
+    assert sum(map(sum, figures["confusion"])) == 3 * 16 * 24 - 3, "all pixels but void"
+    assert lines[1].split()[3:] == [str(number) for number in range(1, 12)]
+    road = figures["confusion"][3]
+    assert lines[5].split()[2:] == [f"{100 * pixels / sum(road):.2f}" for pixels in road]
+
+
 def test_eval_refuses(tmp_path, weights, failing):
     camvid = write_camvid(tmp_path / "camvid")
     assert "does not exist" in failing("eval", "--data", tmp_path / "no", "--weights", weights)
     assert "test.txt does not exist" in failing("eval", "--data", camvid, "--weights", weights, "--split", "test")
     Image.fromarray(np.full((24, 32), 200, np.uint8)).save(camvid / "valannot" / "0002.png")
+    message = failing("eval", "--data", camvid, "--weights", weights, "--json", tmp_path / "no" / "scores.json")
+    assert message.endswith(f"there is no folder {tmp_path / 'no'}")
     message = failing("eval", "--data", camvid, "--weights", weights)
     assert "0002.png has the label 200 at row 0, column 0" in message
 

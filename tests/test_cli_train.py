@@ -96,6 +96,42 @@ def test_resume_is_bit_exact(camvid, tmp_path, trained):
     assert figures(tmp_path) == figures(trained)
 
 
+RECIPE = (
+    *("--optimizer", "adamw", "--lr", "0.01", "--schedule", "poly", "--warmup", "1", "--accumulate", "2"),
+    *("--class-weights", "authors", "--loss-norm", "weights", "--flip", "off", "--scale", "0.7:1.5"),
+    *("--crop", "20x28", "--color", "0.3", "--ema", "0.9"),
+)
+
+
+def test_resume_of_a_recipe_is_bit_exact(camvid, tmp_path, monkeypatch, failing):
+    import segnet_ext.cli.train as module
+
+    save = module._save
+
+    def save_and_stop(training, *rest):
+        save(training, *rest)
+        raise KeyboardInterrupt
+
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    assert main(arguments(camvid, straight, *FRESH[:6], *RECIPE, epochs=3)) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_save", save_and_stop)
+        assert main(arguments(camvid, stopped, *FRESH[:6], *RECIPE, epochs=3)) == 130
+    assert "--epochs 4 differs from the run to resume, which has 3" in failing(
+        arguments(camvid, stopped, "--resume", epochs=4)
+    )
+    assert main(["train", "--data", str(camvid), "--out", str(stopped), "--resume", "--threads", "1"]) == 0
+    for name in ("last.pt", "best.pt"):
+        weights, resumed = (read_checkpoint(folder / name).weights for folder in (straight, stopped))
+        assert all(torch.equal(weights[key], resumed[key]) for key in weights), name
+    runs = [read_checkpoint(folder / "last.pt").training for folder in (straight, stopped)]
+    assert runs[0]["settings"] == runs[1]["settings"]
+    for row, other in zip(*(run["run"]["history"] for run in runs), strict=True):
+        assert {key: row[key] for key in ("loss", "lr", "mean_iou")} == {
+            key: other[key] for key in ("loss", "lr", "mean_iou")
+        }
+
+
 def test_workers_do_not_change_the_result(camvid, tmp_path, trained):
     assert main([*arguments(camvid, tmp_path, *FRESH, epochs=3), "--workers", "2"]) == 0
     straight, other = (read_checkpoint(folder / "last.pt").weights for folder in (trained, tmp_path))
@@ -113,6 +149,11 @@ def test_workers_do_not_change_the_result(camvid, tmp_path, trained):
         (("--momentum", "0.5"), "--momentum 0.5 differs"),
         (("--weight-decay", "0"), "--weight-decay 0.0 differs"),
         (("--amp", "bf16"), "--amp bf16 differs"),
+        (("--optimizer", "adamw"), "--optimizer adamw differs from the run to resume, which has sgd"),
+        (("--crop", "20x20"), "--crop 20x20 differs from the run to resume, which has none"),
+        (("--scale", "0.5:2"), "--scale 0.5:2.0 differs from the run to resume, which has 1.0:1.0"),
+        (("--class-weights", "none"), "--class-weights none differs"),
+        (("--schedule", "poly"), "--schedule poly differs"),
     ],
 )
 def test_resume_refuses_changed_settings(camvid, trained, failing, changed, message):
@@ -147,6 +188,12 @@ def test_bad_input_makes_no_folder(camvid, tmp_path, failing, trained):
         arguments(camvid, out, "--model", "segnet", "--size", "16x40")
     )
     assert "--vgg16 is for --model segnet" in failing(arguments(camvid, out, *FRESH, "--vgg16", "x.pth"))
+    assert "--crop must be at least 16x16 for segnet-basic, got 8x20" in failing(
+        arguments(camvid, out, *FRESH, "--crop", "8x20")
+    )
+    if not torch.cuda.is_available():
+        assert "--amp fp16 needs --device cuda" in failing(arguments(camvid, out, *FRESH, "--amp", "fp16"))
+        assert "finds no CUDA device" in failing(arguments(camvid, out, *FRESH, "--device", "cuda"))
     missing = str(tmp_path / "x.pth")
     assert "cannot be read" in failing(arguments(camvid, out, "--model", "segnet", "--vgg16", missing))
     Path(missing).write_bytes(b"no weights")

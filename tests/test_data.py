@@ -1,4 +1,4 @@
-"""Reading CamVid's layout, image kinds, resizing, order and mirroring, and the drawn scenes."""
+"""Reading CamVid's layout, image kinds, resizing, order, and the drawn scenes."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,15 @@ import torch
 from camvid_layout import write_camvid
 from PIL import Image
 
-from segnet_ext.data import CAMVID, EpochSampler, FileDataset, Loader, camvid_dataset, synthetic_dataset
+from segnet_ext.data import (
+    CAMVID,
+    Augmentation,
+    EpochSampler,
+    FileDataset,
+    Loader,
+    camvid_dataset,
+    synthetic_dataset,
+)
 from segnet_ext.data.images import colorize, normalize, overlay, read_image, read_label, resize_image, resize_label
 from segnet_ext.errors import InputError
 
@@ -32,11 +40,9 @@ def test_camvid_maps_published_paths(camvid):
     dataset = camvid_dataset(camvid, "train", (16, 20))
     assert len(dataset) == 5
     assert dataset.pairs[0] == (camvid / "train" / "0000.png", camvid / "trainannot" / "0000.png")
-    image, label = dataset[(0, False)]
+    image, label = dataset[0]
     assert image.shape == (16, 20, 3) and label.shape == (16, 20)
     assert image.dtype == label.dtype == torch.uint8
-    mirrored_image, mirrored_label = dataset[(0, True)]
-    assert torch.equal(mirrored_image, image.flip(1)) and torch.equal(mirrored_label, label.flip(1))
 
 
 def test_camvid_fingerprint_does_not_depend_on_the_folder(camvid, tmp_path):
@@ -163,7 +169,7 @@ def test_colours():
     assert np.array_equal(overlay(image, label, CAMVID.colors, opacity=1), colors)
 
 
-# ---- order and mirroring
+# ---- order
 
 
 def test_sampler_depends_on_seed_and_epoch_alone():
@@ -175,14 +181,15 @@ def test_sampler_depends_on_seed_and_epoch_alone():
     assert keys(3, 1) == keys(3, 1)
     assert keys(3, 1) != keys(3, 2) != keys(4, 2)
     assert sorted(index for index, _ in keys(3, 1)) == list(range(20))
-    assert {mirrored for _, mirrored in keys(3, 1)} == {False, True}
-    assert keys(None, 5) == [(index, False) for index in range(20)]
+    assert all(seed == (3, 1, index) for index, seed in keys(3, 1))
+    assert keys(None, 5) == [(index, None) for index in range(20)]
 
 
 def test_batches_do_not_depend_on_workers(camvid):
     dataset = camvid_dataset(camvid, "train", (16, 16))
     state = torch.get_rng_state()
-    loaders = [Loader(dataset, 2, seed=7, workers=workers) for workers in (0, 2)]
+    changes = Augmentation(scale=(0.5, 2), crop=(12, 20), color=0.3)
+    loaders = [Loader(dataset, 2, seed=7, workers=workers, augmentation=changes) for workers in (0, 2)]
     for epoch in range(2):
         for loader in loaders:
             loader.sampler.epoch = epoch
@@ -190,7 +197,7 @@ def test_batches_do_not_depend_on_workers(camvid):
         assert [len(images) for images, _ in alone] == [2, 2, 1]
         for first, second in zip(alone, shared, strict=True):
             assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
-            assert first[1].dtype == torch.int64
+            assert first[0].shape[1:] == (12, 20, 3) and first[1].dtype == torch.int64
     assert torch.equal(torch.get_rng_state(), state), "loading must not draw from the model's random numbers"
 
 
@@ -219,6 +226,6 @@ def real_camvid() -> Path:
 def test_real_camvid_reads(real_camvid):
     train, val = (camvid_dataset(real_camvid, split, (180, 240)) for split in ("train", "val"))
     assert (len(train), len(val)) == (367, 101)
-    image, label = train[(0, False)]
+    image, label = train[0]
     assert image.shape == (180, 240, 3) and label.max() <= 11
     assert isinstance(train, FileDataset) and train.load_label(0).shape == (360, 480)

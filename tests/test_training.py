@@ -1,19 +1,17 @@
-"""The loss, the class weights, the optimiser, and runs that go on bit by bit."""
+"""Training steps, epochs, and runs that go on bit by bit."""
 
 import copy
-import os
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 import segnet_ext
-from segnet_ext.data import CAMVID, ClassSet, Loader, MemoryDataset, camvid_dataset, synthetic_dataset
+from segnet_ext.data import CAMVID, Augmentation, Loader, synthetic_dataset
 from segnet_ext.data.images import normalize
 from segnet_ext.errors import InputError
-from segnet_ext.training import TrainingRun, evaluate, median_frequency_weights, segmentation_loss, sgd
+from segnet_ext.loss import median_frequency_weights
+from segnet_ext.optim import schedule, sgd
+from segnet_ext.training import TrainingRun, evaluate, exponential_average
 
 
 @pytest.fixture(autouse=True)
@@ -21,88 +19,27 @@ def _one_thread(thread_count):
     torch.set_num_threads(1)
 
 
-def make_run(seed: int = 0, amp: bool = False, dropout: float = 0.5, lr: float = 0.05) -> TrainingRun:
+def make_run(seed: int = 0, dropout: float = 0.5, lr: float = 0.05, batch: int = 2, kind="", **more) -> TrainingRun:
     torch.manual_seed(seed)
     model = segnet_ext.SegNetBasic(len(CAMVID), dropout=dropout)
     train, val = synthetic_dataset(5, (16, 24), seed=1), synthetic_dataset(2, (16, 24), seed=2)
     optimizer = sgd(model, lr, momentum=0.9, weight_decay=5e-4)
-    return TrainingRun(model, optimizer, Loader(train, 2, seed), Loader(val, 2), median_frequency_weights(train), amp)
+    loader = Loader(train, batch, seed, augmentation=Augmentation(scale=(0.7, 1.4), color=0.2))
+    scheduler = schedule(optimizer, kind, 9, drop_every=4, warmup=3) if kind else None
+    weights = median_frequency_weights(train)
+    return TrainingRun(model, optimizer, loader, Loader(val, 2), weights, scheduler=scheduler, **more)
 
 
-# ---- loss
-
-
-def test_loss_is_divided_by_the_number_of_pixels():
-    logits = torch.randn(2, 3, 4, 5, dtype=torch.float32)
-    target = torch.randint(0, 4, (2, 4, 5))  # 3 is void
-    weights = torch.tensor([0.5, 2.0, 1.0])
-    expected, pixels = 0.0, 0
-    for n, y, x in np.ndindex(*target.shape):
-        label = target[n, y, x].item()
-        if label != 3:
-            expected -= (weights[label] * logits[n, :, y, x].log_softmax(0)[label]).item()
-            pixels += 1
-    assert segmentation_loss(logits, target, weights).item() == pytest.approx(expected / pixels, rel=1e-5)
-    by_weight = F.cross_entropy(logits, target, weights, ignore_index=3)
-    assert segmentation_loss(logits, target, weights).item() != pytest.approx(by_weight.item(), rel=1e-3)
-
-
-def test_loss_of_void_alone_is_zero():
-    logits = torch.randn(1, 3, 2, 2, requires_grad=True)
-    loss = segmentation_loss(logits, torch.full((1, 2, 2), 3), torch.ones(3))
-    loss.backward()
-    assert loss.item() == 0 and not logits.grad.any()
-
-
-# ---- class weights
-
-
-def test_median_frequency_by_hand():
-    classes = ClassSet(("a", "b", "c", "nowhere"), ((0, 0, 0),) * 4)
-    labels = [
-        np.array([[0, 0], [0, 1]], np.uint8),  # a 3, b 1 of 4
-        np.array([[0, 4], [2, 2]], np.uint8),  # a 1, c 2 of 4 (void counts as a pixel of the image)
-    ]
-    dataset = MemoryDataset([np.zeros((2, 2, 3), np.uint8)] * 2, labels, classes)
-    # frequencies 4/8, 1/4, 2/4: median 1/2
-    assert median_frequency_weights(dataset).tolist() == [1.0, 2.0, 1.0, 0.0]
-
-
-def test_median_of_an_even_number_of_classes():
-    labels = [np.array([[0, 0, 0, 1]], np.uint8)]  # frequencies 3/4 and 1/4: median 1/2
-    dataset = MemoryDataset([np.zeros((1, 4, 3), np.uint8)], labels, ClassSet(("a", "b"), ((0, 0, 0),) * 2))
-    assert median_frequency_weights(dataset).tolist() == pytest.approx([2 / 3, 2])
-
-
-def test_labels_void_everywhere_are_refused():
-    labels = [np.full((1, 4), 2, np.uint8)]
-    dataset = MemoryDataset([np.zeros((1, 4, 3), np.uint8)], labels, ClassSet(("a", "b"), ((0, 0, 0),) * 2))
-    with pytest.raises(InputError, match="void everywhere"):
-        median_frequency_weights(dataset)
-
-
-def test_real_camvid_weights():
-    folder = os.environ.get("SEGNET_EXT_DATA")
-    if not folder:
-        pytest.skip("SEGNET_EXT_DATA does not name a folder that holds camvid/")
-    weights = median_frequency_weights(camvid_dataset(Path(folder) / "camvid", "train"))
-    expected = [0.2793, 0.2017, 4.7865, 0.1490, 1.0, 0.4217, 3.8467, 1.9736, 0.7889, 6.3747, 8.8587]
-    assert weights.tolist() == pytest.approx(expected, abs=5e-5)
-
-
-# ---- optimiser
-
-
-def test_biases_are_not_decayed():
-    model = segnet_ext.SegNetBasic(3)
-    decayed, plain = sgd(model, 0.1, 0.9, 5e-4).param_groups
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (5e-4, 0)
-    biases = {id(parameter) for name, parameter in model.named_parameters() if name.endswith("bias")}
-    assert {id(parameter) for parameter in plain["params"]} == biases
-    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
-
-
-# ---- runs
+def test_running_average():
+    model = torch.nn.Linear(1, 1, bias=False)
+    average = exponential_average(model, decay=0.5)
+    expected = None
+    for step, value in enumerate(torch.randn(12).tolist()):
+        torch.nn.init.constant_(model.weight, value)
+        average.update_parameters(model)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_training_lowers_the_loss():
@@ -120,7 +57,7 @@ def test_statistics_are_those_of_the_trained_weights():
     handle = conv.register_forward_hook(lambda _module, _inputs, output: means.append(output.mean((0, 2, 3))))
     run.model.train()
     with torch.no_grad():
-        for images, _ in run.train:
+        for images, _ in Loader(run.train.dataset, 2, seed=0):  # epoch 0 again, with the images as they are stored
             run.model(normalize(images))
     handle.remove()
     run = make_run(dropout=0.0)
@@ -130,24 +67,55 @@ def test_statistics_are_those_of_the_trained_weights():
     assert run.model.encoder.stage1.bn.momentum == 0.1
 
 
-def test_resumed_run_is_bit_exact():
-    straight = make_run()
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"kind": "poly", "accumulate": 2, "ema": 0.9, "loss_by": "weights", "batch": 4}, {"kind": "step"}],
+    ids=["plain", "everything", "step"],
+)
+def test_resumed_run_is_bit_exact(more):
+    straight = make_run(**more)
     straight.run_epoch()
-    weights, state = copy.deepcopy(straight.model.state_dict()), copy.deepcopy(straight.state_dict())
+    weights, state = copy.deepcopy(straight.evaluated.state_dict()), copy.deepcopy(straight.state_dict())
     straight.run_epoch()
     straight.run_epoch()
 
-    resumed = make_run(seed=0)
+    resumed = make_run(seed=0, **more)
     torch.manual_seed(99)  # dropout draws from the global generator, which must be put back
-    resumed.model.load_state_dict(weights)
+    resumed.evaluated.load_state_dict(weights)
     resumed.load_state_dict(state)
     resumed.run_epoch()
     resumed.run_epoch()
 
-    for key, value in straight.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[key]), key
-    figures = [(result.loss, result.mean_iou) for result in straight.history]
-    assert figures == [(result.loss, result.mean_iou) for result in resumed.history]
+    for ours, theirs in ((straight.model, resumed.model), (straight.evaluated, resumed.evaluated)):
+        for key, value in ours.state_dict().items():
+            assert torch.equal(value, theirs.state_dict()[key]), key
+    figures = [(result.loss, result.lr, result.mean_iou) for result in straight.history]
+    assert figures == [(result.loss, result.lr, result.mean_iou) for result in resumed.history]
+
+
+def test_accumulated_step_is_that_of_the_whole_batch():
+    data = synthetic_dataset(3, (16, 24))
+    steps = []
+    for parts in (1, 2, 3):
+        torch.manual_seed(0)
+        # No BatchNorm, whose statistics would be those of each part.
+        model = torch.nn.Conv2d(3, len(CAMVID), 3, padding=1)
+        loader = Loader(data, 3)
+        run = TrainingRun(model, sgd(model, 0.1, 0, 0), loader, loader, torch.rand(len(CAMVID)), accumulate=parts)
+        steps.append((run.step(*next(iter(loader))), model.weight.detach()))
+    for loss, weight in steps[1:]:
+        assert loss == pytest.approx(steps[0][0], rel=1e-5)
+        torch.testing.assert_close(weight, steps[0][1])
+
+
+def test_the_running_average_is_what_is_evaluated():
+    run = make_run(dropout=0.0, ema=0.9)
+    before = copy.deepcopy(run.evaluated.state_dict())
+    result = run.run_epoch()
+    assert result.mean_iou == evaluate(run.evaluated, run.val).mean_iou
+    weight = "encoder.stage1.conv.weight"
+    assert not torch.equal(run.model.state_dict()[weight], run.evaluated.state_dict()[weight])
+    assert not torch.equal(before[weight], run.evaluated.state_dict()[weight])
 
 
 def test_evaluation_changes_nothing():
@@ -162,7 +130,7 @@ def test_evaluation_changes_nothing():
 
 
 def test_bfloat16_autocast_trains():
-    run = make_run(amp=True, dropout=0.0)
+    run = make_run(amp=torch.bfloat16, dropout=0.0)
     first, *_, last = (run.run_epoch().loss for _ in range(4))
     assert last < first
     assert all(parameter.dtype == torch.float32 for parameter in run.model.parameters())

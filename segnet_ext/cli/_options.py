@@ -32,6 +32,17 @@ def size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def scales(text: str) -> tuple[float, float]:
+    """Reads ``MIN:MAX``."""
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not 0 < low <= high < math.inf:
+        raise argparse.ArgumentTypeError(f"must be MIN:MAX, two factors above 0 such as 0.5:2, got {text!r}")
+    return low, high
+
+
 def _number(convert: Callable[[str], Any], accept: Callable[[Any], bool], must_be: str) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
@@ -69,14 +80,27 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="what to compute on (default: cuda where torch finds one, else cpu)"
+    )
+
+
+def device(options: argparse.Namespace) -> torch.device:
+    found = torch.cuda.is_available()
+    if options.device == "cuda" and not found:
+        raise InputError("--device cuda: torch finds no CUDA device here")
+    return torch.device(options.device or ("cuda" if found else "cpu"))
+
+
 def apply_threads(options: argparse.Namespace) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
 
 
-def check_size(size: tuple[int, int], model: str, minimum: int) -> None:
+def check_size(size: tuple[int, int], model: str, minimum: int, flag: str = "--size") -> None:
     if min(size) < minimum:
-        raise InputError(f"--size must be at least {minimum}x{minimum} for {model}, got {size[0]}x{size[1]}")
+        raise InputError(f"{flag} must be at least {minimum}x{minimum} for {model}, got {size[0]}x{size[1]}")
 
 
 def size_text(size: tuple[int, int]) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import hashlib
 import io
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,51 +17,12 @@ import torch
 from torch import nn
 
 from segnet_ext._files import make_folder, write_atomically
-from segnet_ext.cli import _options
+from segnet_ext.cli import _options, _settings
 from segnet_ext.errors import InputError, require
 
 if TYPE_CHECKING:
     from segnet_ext.data import FileDataset
     from segnet_ext.training import EpochResult, TrainingRun
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What makes one training run different from another; a resumed run must have the same. As plain data."""
-
-    model: str
-    size: str
-    batch_size: int
-    lr: float
-    momentum: float
-    weight_decay: float
-    seed: int
-    amp: str
-    vgg16: str
-
-
-_DEFAULTS: dict[str, Any] = {
-    "size": (360, 480),
-    "batch_size": 4,
-    "momentum": 0.9,
-    "weight_decay": 5e-4,
-    "seed": 0,
-    "amp": "off",
-}
-_MODELS = (
-    "segnet-basic",
-    "segnet",
-    "bayesian-segnet-basic",
-    "bayesian-segnet",
-    "segnet-extra-conv",
-    "bilinear-interpolation",
-    "segnet-basic-encoder-addition",
-    "segnet-basic-single-channel-decoder",
-    "fcn-basic",
-    "fcn-basic-no-addition",
-    "fcn-basic-no-dim-reduction",
-    "fcn-basic-no-addition-no-dim-reduction",
-)
 
 
 def add_parser(commands: Any) -> None:
@@ -71,49 +31,13 @@ def add_parser(commands: Any) -> None:
         help="train on data in CamVid's published layout",
         formatter_class=_options.HelpFormatter,
         description="Trains SegNet or SegNet-Basic on CamVid's published layout (train.txt, train/, trainannot/, "
-        "val.txt, val/, valannot/): class-weighted cross-entropy (median frequency), random mirroring, SGD with "
-        "momentum. After each epoch it evaluates on val and writes OUT/last.pt (to resume from), OUT/best.pt (the "
+        "val.txt, val/, valannot/): class-weighted cross-entropy, random mirroring, SGD with momentum, unless options "
+        "say otherwise. After each epoch it evaluates on val and writes OUT/last.pt (to resume from), OUT/best.pt (the "
         "epoch with the highest val mIoU) and OUT/log.csv.",
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with the data set")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for checkpoints and the log")
-    parser.add_argument(
-        "--model", choices=_MODELS, metavar="NAME", help=f"required, but for --resume: {', '.join(_MODELS)}"
-    )
-    parser.add_argument(
-        "--size",
-        type=_options.size,
-        metavar="HxW",
-        help="height x width in pixels that images (bilinear) and labels (nearest) are resized to (default: 360x480)",
-    )
-    parser.add_argument(
-        "--epochs",
-        type=_options.count,
-        default=50,
-        metavar="N",
-        help="epochs in all, those before --resume too (default: 50)",
-    )
-    parser.add_argument("--batch-size", type=_options.count, metavar="B", help="images in a batch (default: 4)")
-    parser.add_argument(
-        "--lr",
-        type=_options.positive,
-        metavar="LR",
-        help="learning rate (default: 0.02 for the SegNets, 0.005 for the Basic ones)",
-    )
-    parser.add_argument("--momentum", type=_options.fraction, metavar="M", help="SGD momentum (default: 0.9)")
-    parser.add_argument(
-        "--weight-decay", type=_options.not_negative, metavar="D", help="weight decay, biases excepted (default: 5e-4)"
-    )
-    parser.add_argument(
-        "--vgg16",
-        type=Path,
-        metavar="FILE",
-        help="start segnet's encoder from torchvision's vgg16 or vgg16_bn (.pth or .safetensors)",
-    )
-    parser.add_argument("--amp", choices=("off", "bf16"), help="bf16: train under bfloat16 autocast (default: off)")
-    parser.add_argument(
-        "--seed", type=_options.seed, metavar="S", help="seed of weights, order and mirroring (default: 0)"
-    )
+    _settings.add_arguments(parser)
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -121,20 +45,29 @@ def add_parser(commands: Any) -> None:
     )
     _options.add_workers(parser)
     _options.add_threads(parser)
+    _options.add_device(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     require("segnet-ext train", "PIL", "tqdm", "torchmetrics")
     from segnet_ext.checkpoint import MODEL_TYPES
-    from segnet_ext.data import Loader, camvid_dataset
-    from segnet_ext.training import TrainingRun, median_frequency_weights, sgd
+    from segnet_ext.data import Augmentation, Loader, camvid_dataset
+    from segnet_ext.optim import OPTIMIZERS, schedule
+    from segnet_ext.training import TrainingRun
 
     _options.apply_threads(options)
+    device = _options.device(options)
     saved = _saved_training(options)
-    settings = _settle(options, saved["settings"] if saved else None)
+    settings = _settings.settle(options, saved["settings"] if saved else None)
+    if settings.amp == "fp16" and device.type != "cuda":
+        raise InputError("--amp fp16 needs --device cuda; on the CPU there is --amp bf16")
     size = _options.size(settings.size)
-    _options.check_size(size, settings.model, MODEL_TYPES[settings.model].minimum_size)
+    crop = _options.size(settings.crop) if settings.crop else None
+    minimum = MODEL_TYPES[settings.model].minimum_size
+    _options.check_size(size, settings.model, minimum)
+    if crop is not None:
+        _options.check_size(crop, settings.model, minimum, "--crop")
 
     train = camvid_dataset(options.data, "train", size)
     val = camvid_dataset(options.data, "val", size)
@@ -143,22 +76,39 @@ def run(options: argparse.Namespace) -> int:
             f"the images listed in {options.data / 'train.txt'} are not those that the run in {options.out} "
             "was started with"
         )
-    weights = median_frequency_weights(train)
+    weights = _class_weights(settings.class_weights, train)
 
     torch.manual_seed(settings.seed)
     model = MODEL_TYPES[settings.model].build(len(train.classes))
     if options.vgg16 is not None and not saved:
         _load_vgg16(model, options.vgg16)
+    model.to(device)
+    augmentation = Augmentation(settings.flip == "on", _options.scales(settings.scale), crop, settings.color)
+    batch = settings.batch_size * settings.accumulate
+    loader = Loader(train, batch, settings.seed, options.workers, augmentation)
+    optimizer = OPTIMIZERS[settings.optimizer](model, settings.lr, settings.momentum, settings.weight_decay)
     training = TrainingRun(
         model,
-        sgd(model, settings.lr, settings.momentum, settings.weight_decay),
-        Loader(train, settings.batch_size, settings.seed, options.workers),
+        optimizer,
+        loader,
         Loader(val, settings.batch_size, workers=options.workers),
         weights,
-        amp=settings.amp == "bf16",
+        amp={"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.amp],
+        scheduler=schedule(
+            optimizer,
+            settings.schedule,
+            settings.epochs * len(loader),
+            settings.poly_power,
+            settings.step_epochs * len(loader),
+            settings.step_factor,
+            settings.warmup * len(loader),
+        ),
+        accumulate=settings.accumulate,
+        loss_by=settings.loss_norm,
+        ema=settings.ema or None,
     )
     if saved:
-        model.load_state_dict(saved["weights"])
+        training.evaluated.load_state_dict(saved["weights"])
         try:
             training.load_state_dict(saved["run"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -168,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
     _introduce(settings, model, train, val, weights)
     try:
         with _interrupts_between_steps() as check_interrupt:
-            _train(training, settings, options, check_interrupt)
+            _train(training, settings, options.out, check_interrupt)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(f"interrupted; {_kept(options.out / 'last.pt')}") from interrupt
     return 0
@@ -228,48 +178,27 @@ def _saved_training(options: argparse.Namespace) -> dict[str, Any] | None:
     state = checkpoint.training
     if not isinstance(state, dict) or state.keys() != {"settings", "data", "run"}:
         raise InputError(f"{last} holds a model but no training state to resume from")
-    if state["settings"].keys() != {field.name for field in fields(Settings)}:
+    if state["settings"].keys() != {field.name for field in fields(_settings.Settings)}:
         raise InputError(f"{last} was written by another version of segnet-ext train and cannot be resumed")
     return state | {"weights": checkpoint.weights}
 
 
-def _settle(options: argparse.Namespace, saved: dict[str, Any] | None) -> Settings:
-    """The run's settings: those given, else those saved, else the defaults. A given one that differs is refused."""
-    from segnet_ext.checkpoint import MODEL_TYPES
+def _class_weights(kind: str, train: FileDataset) -> torch.Tensor:
+    from segnet_ext.data import CAMVID
+    from segnet_ext.loss import AUTHORS_CAMVID_WEIGHTS, median_frequency_weights
 
-    given = {field.name: getattr(options, field.name) for field in fields(Settings)}
-    given = {name: value for name, value in given.items() if value is not None}
-    if saved is None:
-        if "model" not in given:
-            raise InputError(f"--model is required: {', '.join(_MODELS)}")
-        if "vgg16" in given and given["model"] not in ("segnet", "bayesian-segnet", "segnet-extra-conv"):
-            raise InputError(f"--vgg16 is for --model segnet and bayesian-segnet, got --model {given['model']}")
-        given = _DEFAULTS | {"lr": MODEL_TYPES[given["model"]].default_lr, "vgg16": None} | given
-    if "size" in given:
-        given["size"] = _options.size_text(given["size"])
-    if "vgg16" in given:
-        given["vgg16"] = _digest(given["vgg16"])
-    if saved is None:
-        return Settings(**given)
-    for name, value in given.items():
-        if value != saved[name]:
-            flag = "--" + name.replace("_", "-")
-            was = "another file" if name == "vgg16" else saved[name]
-            now = options.vgg16 if name == "vgg16" else value
-            raise InputError(
-                f"{flag} {now} differs from the run to resume, which has {was}: leave {flag} out, "
-                "or start afresh in another --out"
-            )
-    return Settings(**saved)
-
-
-def _digest(path: Path | None) -> str:
-    if path is None:
-        return ""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"--vgg16 {path} cannot be read: {error.strerror}") from error
+    # In any case: it reads every label, so that a bad one is refused before training.
+    computed = median_frequency_weights(train)
+    if kind == "median":
+        return computed
+    if kind == "none":
+        return torch.ones(len(train.classes))
+    if train.classes.names != CAMVID.names:
+        raise InputError(
+            f"--class-weights authors are for CamVid's classes {', '.join(CAMVID.names)}, "
+            f"but the data has {', '.join(train.classes.names)}"
+        )
+    return torch.tensor(AUTHORS_CAMVID_WEIGHTS)
 
 
 def _load_vgg16(model: Any, path: Path) -> None:
@@ -287,7 +216,7 @@ def _load_vgg16(model: Any, path: Path) -> None:
 
 
 def _introduce(
-    settings: Settings, model: nn.Module, train: FileDataset, val: FileDataset, weights: torch.Tensor
+    settings: _settings.Settings, model: nn.Module, train: FileDataset, val: FileDataset, weights: torch.Tensor
 ) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     _options.note(
@@ -299,17 +228,15 @@ def _introduce(
     _options.note(f"class weights: {shown}")
 
 
-def _train(
-    training: TrainingRun, settings: Settings, options: argparse.Namespace, check_interrupt: Callable[[], None]
-) -> None:
-    if training.epoch >= options.epochs:
-        done = f"{options.out / 'last.pt'} already has {training.epoch} epochs"
-        _options.note(f"{done}; nothing to do for --epochs {options.epochs}")
-    while training.epoch < options.epochs:
-        result = _run_epoch(training, options.epochs, check_interrupt)
-        _save(training, settings, options.out)
+def _train(training: TrainingRun, settings: _settings.Settings, out: Path, check_interrupt: Callable[[], None]) -> None:
+    if training.epoch >= settings.epochs:
+        done = f"{out / 'last.pt'} already has {training.epoch} epochs"
+        _options.note(f"{done}; nothing to do for --epochs {settings.epochs}")
+    while training.epoch < settings.epochs:
+        result = _run_epoch(training, settings.epochs, check_interrupt)
+        _save(training, settings, out)
         print(
-            f"epoch {result.epoch:3}/{options.epochs}  loss {result.loss:.4f}  "
+            f"epoch {result.epoch:3}/{settings.epochs}  loss {result.loss:.4f}  "
             f"val: G {100 * result.global_accuracy:.2f}  C {100 * result.class_average:.2f}  "
             f"mIoU {100 * result.mean_iou:.2f} %  "
             f"({result.seconds:.0f} s, {result.images_per_second:.1f} images/s)",
@@ -338,11 +265,11 @@ def _run_epoch(training: TrainingRun, epochs: int, check_interrupt: Callable[[],
             bar.update(images)
             check_interrupt()
 
-        scores = evaluate(training.model, training.val, on_batch)
+        scores = evaluate(training.evaluated, training.val, on_batch)
     return training.finish_epoch(trained, scores)
 
 
-def _save(training: TrainingRun, settings: Settings, out: Path) -> None:
+def _save(training: TrainingRun, settings: _settings.Settings, out: Path) -> None:
     """Writes best.pt before last.pt and the log after it: wherever it is cut off, resuming makes all three whole."""
     from segnet_ext.checkpoint import Checkpoint, write_checkpoint
 
@@ -351,7 +278,7 @@ def _save(training: TrainingRun, settings: Settings, out: Path) -> None:
         model=settings.model,
         classes=dataset.classes,
         size=_options.size(settings.size),
-        weights=training.model.state_dict(),
+        weights=training.evaluated.state_dict(),
     )
     latest = training.history[-1]
     if latest.mean_iou >= max(result.mean_iou for result in training.history):

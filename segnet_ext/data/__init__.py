@@ -4,6 +4,7 @@ from segnet_ext.errors import require
 
 require("segnet_ext.data", "PIL")
 
+from segnet_ext.data.augment import Augmentation  # noqa: E402
 from segnet_ext.data.camvid import camvid_dataset  # noqa: E402
 from segnet_ext.data.classes import CAMVID, ClassSet  # noqa: E402
 from segnet_ext.data.dataset import (  # noqa: E402
@@ -17,6 +18,7 @@ from segnet_ext.data.synthetic import draw_scene, synthetic_dataset  # noqa: E40
 
 __all__ = [
     "CAMVID",
+    "Augmentation",
     "ClassSet",
     "EpochSampler",
     "FileDataset",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -11,17 +12,18 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from segnet_ext.data.augment import Augmentation
 from segnet_ext.data.classes import ClassSet
 from segnet_ext.data.images import Bytes, image_size, read_image, read_label, resize_image, resize_label
 from segnet_ext.errors import InputError
 
-# A sample's index, and whether it is mirrored left to right.
-Key = tuple[int, bool]
+# A sample's index, and the seed of what happens to it (None: nothing).
+Key = tuple[int, tuple[int, ...] | None]
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class SegmentationDataset(Dataset[Batch], ABC):
-    """Images with label maps of ``classes``. Items are asked for by ``Key``, so nothing here is random."""
+    """Images with label maps of ``classes``; item i is the pair of tensors of ``load(i)``."""
 
     classes: ClassSet
 
@@ -29,8 +31,12 @@ class SegmentationDataset(Dataset[Batch], ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def load(self, index: int) -> tuple[Bytes, Bytes]:
-        """The image, uint8 RGB [H, W, 3], and its label map, uint8 [H, W]."""
+    def load(self, index: int, scale: float = 1.0) -> tuple[Bytes, Bytes]:
+        """The image, uint8 RGB [H, W, 3], and its label map, uint8 [H, W], ``scale`` times their usual size."""
+
+    @abstractmethod
+    def sample_size(self, index: int) -> tuple[int, int]:
+        """(height, width) of the sample at ``scale`` 1."""
 
     @abstractmethod
     def load_label(self, index: int) -> Bytes:
@@ -40,12 +46,18 @@ class SegmentationDataset(Dataset[Batch], ABC):
     def fingerprint(self) -> str:
         """Tells apart data sets that would make different training runs; does not depend on where the files lie."""
 
-    def __getitem__(self, key: Key) -> Batch:
-        index, mirrored = key
-        image, label = self.load(index)
-        if mirrored:
-            image, label = image[:, ::-1], label[:, ::-1]
-        return torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(np.ascontiguousarray(label))
+    def __getitem__(self, index: int) -> Batch:
+        return _tensors(self.load(index))
+
+
+def _tensors(sample: tuple[Bytes, Bytes]) -> Batch:
+    image, label = sample
+    return torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(np.ascontiguousarray(label))
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    height, width = (max(1, round(side * scale)) for side in size)
+    return height, width
 
 
 class FileDataset(SegmentationDataset):
@@ -71,11 +83,14 @@ class FileDataset(SegmentationDataset):
                     "(height x width)"
                 )
 
-    def load(self, index: int) -> tuple[Bytes, Bytes]:
+    def load(self, index: int, scale: float = 1.0) -> tuple[Bytes, Bytes]:
         image, label = read_image(self.pairs[index][0]), self.load_label(index)
-        if self.size is not None:
-            image, label = resize_image(image, self.size), resize_label(label, self.size)
-        return image, label
+        # Once, from the stored pixels: a sample enlarged over ``size`` keeps the detail that the file has.
+        size = _scaled(self.size or label.shape, scale)
+        return resize_image(image, size), resize_label(label, size)
+
+    def sample_size(self, index: int) -> tuple[int, int]:
+        return self.size or image_size(self.pairs[index][1])
 
     def load_label(self, index: int) -> Bytes:
         return read_label(self.pairs[index][1], len(self.classes))
@@ -96,8 +111,13 @@ class MemoryDataset(SegmentationDataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def load(self, index: int) -> tuple[Bytes, Bytes]:
-        return self.images[index], self.labels[index]
+    def load(self, index: int, scale: float = 1.0) -> tuple[Bytes, Bytes]:
+        size = _scaled(self.sample_size(index), scale)
+        return resize_image(self.images[index], size), resize_label(self.labels[index], size)
+
+    def sample_size(self, index: int) -> tuple[int, int]:
+        height, width = self.labels[index].shape
+        return height, width
 
     def load_label(self, index: int) -> Bytes:
         return self.labels[index]
@@ -110,9 +130,11 @@ class MemoryDataset(SegmentationDataset):
 
 
 class EpochSampler(Sampler[Key]):
-    """Shuffles and mirrors by (seed, epoch) alone, so an epoch is the same in any process and after any resume.
+    """Shuffles, and seeds what happens to each sample, by (seed, epoch) alone.
 
-    Without a seed the samples come in order, unmirrored.
+    So an epoch is the same in any process, with any number of workers and after any resume.
+
+    Without a seed the samples come in order, unchanged.
     """
 
     def __init__(self, length: int, seed: int | None) -> None:
@@ -125,23 +147,32 @@ class EpochSampler(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         if self.seed is None:
-            yield from ((index, False) for index in range(self.length))
+            yield from ((index, None) for index in range(self.length))
             return
-        generator = np.random.default_rng([self.seed, self.epoch])
-        order = generator.permutation(self.length)
-        mirrored = generator.random(self.length) < 0.5
-        yield from zip(order.tolist(), mirrored.tolist(), strict=True)
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        yield from ((index, (self.seed, self.epoch, index)) for index in order.tolist())
 
 
-class _Guarded(Dataset[Batch | InputError]):
-    """Hands an InputError on as an item: raised inside a worker it would come back as text of a traceback."""
+class _Augmented(Dataset[Batch | InputError]):
+    """Augments by the key's seed. Hands an InputError on as an item: raised inside a worker it would come back as text
+    of a traceback."""
 
-    def __init__(self, dataset: SegmentationDataset) -> None:
+    def __init__(self, dataset: SegmentationDataset, augmentation: Augmentation | None) -> None:
         self.dataset = dataset
+        self.augmentation = augmentation
 
     def __getitem__(self, key: Key) -> Batch | InputError:
+        index, seed = key
         try:
-            return self.dataset[key]
+            if self.augmentation is None or seed is None:
+                return self.dataset[index]
+            sample = self.augmentation.apply(
+                functools.partial(self.dataset.load, index),
+                self.dataset.sample_size(index),
+                self.dataset.classes.void,
+                np.random.default_rng(seed),
+            )
+            return _tensors(sample)
         except InputError as error:
             return error
 
@@ -159,18 +190,23 @@ def _collate(items: list[Batch | InputError]) -> Batch | InputError:
 class Loader:
     """Batches of a data set whose samples are of one size: images uint8 [N, H, W, 3], labels int64 [N, H, W].
 
-    Shuffles and mirrors when ``seed`` is given, and otherwise goes through the data in order. Set ``sampler.epoch``
-    before each epoch.
+    Shuffles and augments when ``seed`` is given, and otherwise goes through the data in order. Set ``sampler.epoch``
+    before each epoch. The batches do not depend on ``workers``.
     """
 
     def __init__(
-        self, dataset: SegmentationDataset, batch_size: int, seed: int | None = None, workers: int = 0
+        self,
+        dataset: SegmentationDataset,
+        batch_size: int,
+        seed: int | None = None,
+        workers: int = 0,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.sampler = EpochSampler(len(dataset), seed)
         self._batches = DataLoader(
-            _Guarded(dataset),
+            _Augmented(dataset, augmentation),
             batch_size=batch_size,
             sampler=self.sampler,
             num_workers=workers,
