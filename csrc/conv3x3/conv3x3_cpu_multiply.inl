@@ -10,7 +10,7 @@ constexpr int kRows = SEGNET_SIMD_BYTES == 64 ? 12 : 6;
 
 // Products that are summed in one chain, before they join the sum of earlier chains: a long chain would make up most of
 // Winograd's rounding error.
-constexpr int64_t kChain = 32;
+constexpr int64_t kChain = 16;
 
 // product[r, 0 .. kPanel) (+)= sum over k of left(r, k) * right[k, 0 .. kPanel), where left(r, k) is left[r * stride +
 // k], or with kTransposed left[k * stride + r].
