@@ -35,7 +35,7 @@ class EncoderStage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[N, C, H, W] to the pooled map [N, K, ceil(H / 2), ceil(W / 2)] and its codes."""
-        first = self.get_submodule("conv1")
+        first = self.conv1
         assert isinstance(first, nn.Conv2d)
         x = ops.conv2d(x, first.weight, first.bias)
         for i in range(2, self.depth + 1):

@@ -139,7 +139,7 @@ class SegNetBasicEncoderAddition(_Variant):
         x, kept = self.encoder(self._prepare(x))
         for s in reversed(STAGES):
             codes, map = kept[s - 1]
-            x = self.decoder.get_submodule(f"stage{s}")(x, codes, map.shape[-2:]) + map
+            x = getattr(self.decoder, f"stage{s}")(x, codes, map.shape[-2:]) + map
         return self.classifier(x)
 
 
@@ -166,7 +166,7 @@ class SegNetBasicSingleChannelDecoder(_Variant):
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 16, odd ones too."""
         x, pools = self.encoder(self._prepare(x))
         for s in reversed(STAGES):
-            x = self.decoder.get_submodule(f"stage{s}")(x, *pools[s - 1])
+            x = getattr(self.decoder, f"stage{s}")(x, *pools[s - 1])
         return self.classifier(x)
 
 
@@ -219,5 +219,5 @@ class FCNBasic(_Variant):
         for s in reversed(STAGES):
             _, last = kept[s - 1]  # the map, or the size alone where no map is kept
             size, map = (last.shape[-2:], last) if self.addition else (last, None)
-            x = self.decoder.get_submodule(f"stage{s}")(x, size, map)
+            x = getattr(self.decoder, f"stage{s}")(x, size, map)
         return self.classifier(x)
