@@ -114,11 +114,9 @@ class UnpooledPatch {
  public:
   UnpooledPatch(const Shape& s, const Source& source, const TilePlace& place) : source_(source) {
     const int64_t i = place.y / 2 - 1, j = place.x / 2 - 1;
-    for (int place_of = 0; place_of < 4; ++place_of) {
-      rows_[place_of] =
-          i + place_of >= 0 && i + place_of < source.pooled_height ? window_extent(i + place_of, s.height) : 0;
-      columns_[place_of] =
-          j + place_of >= 0 && j + place_of < source.pooled_width ? window_extent(j + place_of, s.width) : 0;
+    for (int k = 0; k < 4; ++k) {
+      rows_[k] = i + k >= 0 && i + k < source.pooled_height ? window_extent(i + k, s.height) : 0;
+      columns_[k] = j + k >= 0 && j + k < source.pooled_width ? window_extent(j + k, s.width) : 0;
     }
     const int64_t window = (place.n * source.pooled_height + i) * source.pooled_width + j;
     first_ = static_cast<const scalar_t*>(source.map) + window * s.in_channels;
@@ -156,14 +154,11 @@ class UnpooledPatch {
     SEGNET_INLINE void load_windows(int column) {
       for (int row = 0; row < 4; ++row) {
         const int64_t window = row * patch.source_.pooled_width + column;
-        const uint8_t* packed = patch.codes_ + window * patch.bytes_;
-        if constexpr (kInside) {
+        if (kInside || (patch.rows_[row] > 0 && patch.columns_[column] > 0)) {
           values[row] = source_value<kLanes>(patch.source_, patch.first_ + window * patch.channels_, c);
-          codes[row] = load_codes<acc_t, kLanes>(packed, c, 2, 2);
-        } else if (patch.rows_[row] > 0 && patch.columns_[column] > 0) {
-          values[row] = source_value<kLanes>(patch.source_, patch.first_ + window * patch.channels_, c);
-          codes[row] = load_codes<acc_t, kLanes>(packed, c, static_cast<int>(patch.rows_[row]),
-                                                 static_cast<int>(patch.columns_[column]));
+          codes[row] = load_codes<acc_t, kLanes>(patch.codes_ + window * patch.bytes_, c,
+                                                 kInside ? 2 : static_cast<int>(patch.rows_[row]),
+                                                 kInside ? 2 : static_cast<int>(patch.columns_[column]));
         } else {
           values[row] = V{};
           codes[row] = Vec<mask_type<acc_t>, kLanes>{};
