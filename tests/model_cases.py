@@ -46,6 +46,15 @@ def results(model: nn.Module, x: torch.Tensor, projection: torch.Tensor) -> dict
     return {"output": output.detach(), **found, **{name: buffer.clone() for name, buffer in model.named_buffers()}}
 
 
+def assert_agree(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], training: bool) -> None:
+    """Two ``results`` in float64 have the same entries, equal to 1e-9 of each one's scale."""
+    assert actual.keys() == expected.keys()
+    for key, value in expected.items():
+        assert actual[key].shape == value.shape and actual[key].dtype == value.dtype, key
+        error = float((actual[key] - value).abs().max())
+        assert error <= 1e-9 * scale(key, expected, training), f"{key}: error {error:.3g}"
+
+
 def scale(name: str, expected: dict[str, torch.Tensor], training: bool) -> float:
     """The magnitude that an error in ``expected[name]`` is measured against: its largest element.
 

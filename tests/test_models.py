@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import assert_channels_last, assert_equal, id_of, random_codes
-from model_cases import MODELS, pair, randomise, results, scale
+from model_cases import MODELS, assert_agree, pair, randomise, results, scale
 from tolerances import TOLERANCES, assert_no_worse_than_torch
 from torch import nn
 
@@ -34,13 +34,7 @@ def images(*size: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> tup
 def test_agrees_with_the_reference_in_float64(name, size, training):
     fast, plain = pair(name, seed=0)
     x, projection = images(*size)
-    actual = results(fast.train(training), x, projection)
-    expected = results(plain.train(training), x, projection)
-    assert actual.keys() == expected.keys()
-    for key, value in expected.items():
-        assert actual[key].shape == value.shape and actual[key].dtype == value.dtype, key
-        error = float((actual[key] - value).abs().max())
-        assert error <= 1e-9 * scale(key, expected, training), f"{key}: error {error:.3g}"
+    assert_agree(results(fast.train(training), x, projection), results(plain.train(training), x, projection), training)
 
 
 # In float32 a network of max pools and ReLUs jumps where two pixels tie or a value is 0, so rounding can send either
