@@ -10,6 +10,7 @@ from typing import Any
 
 from segnet_ext.cli import _options
 from segnet_ext.errors import InputError
+from segnet_ext.optim import OPTIMIZERS, SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="batches whose gradients make one step: as one batch of K times B, but for BatchNorm (default: 1)",
     )
-    add("--optimizer", choices=("sgd", "adamw"), help="(default: sgd, as the paper)")
+    add("--optimizer", choices=tuple(OPTIMIZERS), help="(default: sgd, as the paper)")
     add(
         "--lr",
         type=_options.positive,
@@ -123,7 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--schedule",
-        choices=("constant", "poly", "step"),
+        choices=SCHEDULES,
         help="learning rate over the run: constant, LR (1 - done)^P, or times F every E epochs (default: constant)",
     )
     add("--poly-power", type=_options.positive, metavar="P", help="of --schedule poly (default: 0.9)")
@@ -219,7 +220,7 @@ def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
 
     if "model" not in given:
         raise InputError(f"--model is required: {', '.join(MODELS)}")
-    if "vgg16" in given and given["model"] not in ("segnet", "bayesian-segnet", "segnet-extra-conv"):
+    if "vgg16" in given and not hasattr(MODEL_TYPES[given["model"]].factory, "load_vgg16"):
         raise InputError(f"--vgg16 is for --model segnet and bayesian-segnet, got --model {given['model']}")
     optimizer = given.get("optimizer", _DEFAULTS["optimizer"])
     lr = MODEL_TYPES[given["model"]].default_lr if optimizer == "sgd" else _ADAMW_LR

@@ -14,6 +14,7 @@ from torch import nn
 from segnet_ext._files import make_folder, write_atomically
 from segnet_ext.cli import _options
 from segnet_ext.errors import InputError, require
+from segnet_ext.export import UNPOOLINGS, exported_program, onnx_model
 
 
 def add_parser(commands: Any) -> None:
@@ -31,7 +32,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .onnx, or in .pt2")
     parser.add_argument(
         "--unpool",
-        choices=("select", "max-unpool"),
+        choices=UNPOOLINGS,
         help="onnx: unpooling by comparisons, for every runtime, or by MaxUnpool, which few runtimes have (default: "
         "select)",
     )
@@ -43,7 +44,6 @@ def run(options: argparse.Namespace) -> int:
     require("segnet-ext export", "PIL")
     from segnet_ext.checkpoint import MODEL_TYPES, read_checkpoint
     from segnet_ext.data.images import IMAGENET_MEAN, IMAGENET_STD
-    from segnet_ext.export import exported_program, onnx_model
 
     _options.apply_threads(options)
     onnx = options.format == "onnx"
