@@ -87,7 +87,7 @@ def measure_groups(module: ModuleType, plan: Plan) -> list[Row]:
         shapes = {"tiny": module.TINY} if plan.quick else {name: module.SHAPES[name] for name in names}
         for target in harness.targets(module, direction, "cpu"):
             for case, shape in shapes.items():
-                variants = harness.variants(module, direction, "cpu", plan.compile)
+                variants = harness.variants(module, direction, target, plan.compile)
                 results = harness.measure(module, direction, shape, variants, plan.seconds, target, peaks=False)
                 model, what = direction.split(maxsplit=1) if subject == "models" else (subject, direction)
                 dense = module.multiply_adds(direction, shape) if hasattr(module, "multiply_adds") else None

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from harness import AUTOCAST, best_peer
+from harness import AUTOCAST, baseline, best_peer
 
 from segnet_ext.measure import Cost
 
@@ -180,7 +180,7 @@ def time_table(rows: Sequence[Row], unit: str = "ms", overhead: bool = False) ->
         times = (f"{scale * row.seconds[name]:.2f}" if name in row.seconds else "-" for name in variants)
         line = [label, row.direction, "x".join(map(str, row.shape)), *times, row.best, f"**{row.speedup:.2f}x**"]
         line += [f"{scale * row.overhead:+.1f}"] if overhead else []
-        line += [f"{_mebi(row.saved.get('ours'))} / {_mebi(row.saved.get('torch'))}"] if saved else []
+        line += [f"{_mebi(row.saved.get('ours'))} / {_mebi(row.saved.get(baseline(row.saved)))}"] if saved else []
         lines.append(line)
     return markdown(header, lines)
 
