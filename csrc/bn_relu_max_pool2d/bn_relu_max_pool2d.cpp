@@ -25,7 +25,7 @@ at::Tensor channel_vector(const char* op, const char* name, const at::Tensor& te
                    " must have the dtype of input (", input.scalar_type(), ") or ", acc, ", got ",
                    tensor.scalar_type());
   check_shape(op, name, tensor, {input.size(1)}, "(C)");
-  return tensor.to(acc).contiguous();
+  return (tensor.scalar_type() == acc ? tensor : tensor.to(acc)).contiguous();
 }
 
 }  // namespace

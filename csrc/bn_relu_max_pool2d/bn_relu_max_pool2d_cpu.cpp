@@ -25,32 +25,42 @@ void merge_sums_of(const at::Tensor& partial, int64_t values, const at::Tensor& 
   const int64_t parts = partial.size(1), channels = partial.size(2);
   const auto* sums = partial.const_data_ptr<double>();
   const double* products = sums + parts * channels;
+  const auto* invstds = invstd.const_data_ptr<acc_t>();
+  auto* weight = grad_weight.mutable_data_ptr<acc_t>();
+  auto* bias = grad_bias.mutable_data_ptr<acc_t>();
+  auto* mean = grad_mean.mutable_data_ptr<acc_t>();
+  auto* projections = projection.mutable_data_ptr<acc_t>();
   for (int64_t c = 0; c < channels; ++c) {
     double sum = 0, product = 0;
     for (int64_t part = 0; part < parts; ++part) {
       sum += sums[part * channels + c];
       product += products[part * channels + c];
     }
-    const BatchNormGrads grads =
-        batch_norm_grads(sum, product, invstd.const_data_ptr<acc_t>()[c], static_cast<double>(values));
-    grad_weight.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(grads.weight);
-    grad_bias.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(grads.bias);
-    grad_mean.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(grads.mean);
-    projection.mutable_data_ptr<acc_t>()[c] = static_cast<acc_t>(grads.projection);
+    const BatchNormGrads grads = batch_norm_grads(sum, product, invstds[c], static_cast<double>(values));
+    weight[c] = static_cast<acc_t>(grads.weight);
+    bias[c] = static_cast<acc_t>(grads.bias);
+    mean[c] = static_cast<acc_t>(grads.mean);
+    projections[c] = static_cast<acc_t>(grads.projection);
   }
 }
 
 template <class acc_t>
 void fill_affine(Affine& affine, const at::Tensor& var, const at::Tensor& weight, const at::Tensor& bias, double eps) {
-  const auto* mean = affine.mean.const_data_ptr<acc_t>();
-  for (int64_t c = 0; c < var.numel(); ++c) {
-    const acc_t invstd = batch_norm_invstd(var.const_data_ptr<acc_t>()[c], static_cast<acc_t>(eps));
-    const acc_t gain = weight.defined() ? weight.const_data_ptr<acc_t>()[c] : acc_t(1);
-    const acc_t offset = bias.defined() ? bias.const_data_ptr<acc_t>()[c] : acc_t(0);
-    const BatchNormAffine<acc_t> channel = batch_norm_affine(mean[c], invstd, gain, offset);
-    affine.invstd.mutable_data_ptr<acc_t>()[c] = invstd;
-    affine.scale.mutable_data_ptr<acc_t>()[c] = channel.scale;
-    affine.shift.mutable_data_ptr<acc_t>()[c] = channel.shift;
+  // Asking a tensor for its data takes longer than a channel does.
+  const auto* means = affine.mean.const_data_ptr<acc_t>();
+  const auto* vars = var.const_data_ptr<acc_t>();
+  const acc_t* gains = weight.defined() ? weight.const_data_ptr<acc_t>() : nullptr;
+  const acc_t* offsets = bias.defined() ? bias.const_data_ptr<acc_t>() : nullptr;
+  auto* invstds = affine.invstd.mutable_data_ptr<acc_t>();
+  auto* scales = affine.scale.mutable_data_ptr<acc_t>();
+  auto* shifts = affine.shift.mutable_data_ptr<acc_t>();
+  for (int64_t c = 0, channels = var.numel(); c < channels; ++c) {
+    const acc_t invstd = batch_norm_invstd(vars[c], static_cast<acc_t>(eps));
+    const BatchNormAffine<acc_t> channel =
+        batch_norm_affine(means[c], invstd, gains ? gains[c] : acc_t(1), offsets ? offsets[c] : acc_t(0));
+    invstds[c] = invstd;
+    scales[c] = channel.scale;
+    shifts[c] = channel.shift;
   }
 }
 
