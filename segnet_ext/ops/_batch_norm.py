@@ -39,13 +39,11 @@ def update_running_stats(
     count = input.numel() // input.shape[1]
     if count == 0:  # an empty batch says nothing about the data
         return
-    unbiased = var * (count / (count - 1))
-    with torch.no_grad():
-        for running, batch in ((running_mean, mean), (running_var, unbiased)):
-            if running.dtype == batch.dtype:
-                running.lerp_(batch, momentum)
-            else:  # in the batch's precision, rounded once
-                running.copy_(torch.lerp(running.to(batch.dtype), batch, momentum))
+    for running, batch in ((running_mean, mean), (running_var, var * (count / (count - 1)))):
+        if running.dtype == batch.dtype:
+            running.lerp_(batch, momentum)
+        else:  # in the batch's precision, rounded once
+            running.copy_(torch.lerp(running.to(batch.dtype), batch, momentum))
 
 
 @operator("bn_relu_max_pool2d_stats")
@@ -53,7 +51,7 @@ def _stats(input: Tensor) -> tuple[Tensor, Tensor]:
     return _C.bn_relu_max_pool2d_stats(input)
 
 
-@torch.library.register_fake(_stats)
+@_stats.register_fake
 def _(input: Tensor) -> tuple[Tensor, Tensor]:
     return per_channel(input), per_channel(input)
 

@@ -1,4 +1,4 @@
-"""What the operators' registrations share: shapes for fake kernels, and the refusal of second derivatives."""
+"""What the operators share: their registration, the short way to call them, and shapes for fake kernels."""
 
 from __future__ import annotations
 
@@ -12,23 +12,82 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
 _LIBRARY = torch.library.Library("segnet_ext", "FRAGMENT")
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def operator(name: str) -> Callable[[Callable[..., Any]], OpOverload]:
-    """Makes the decorated function the operator ``segnet_ext::name``, for all devices.
+class Operator:
+    """A function as the operator ``segnet_ext::name``, for all devices.
 
     As ``torch.library.custom_op``, which also looks at every call for results that share memory with an argument: that
     takes longer than the kernels take on a small map. The functions here return tensors of their own.
+
+    A call on plain tensors in eager mode goes straight to the function, or to an autograd function around it: there the
+    dispatcher would lead to the same, by a way through Python that takes longer, too. All else that torch does with a
+    call (compiling, exporting, tracing, fake tensors, function transforms, dispatch modes) goes by the operator.
     """
 
-    def define(function: Callable[..., Any]) -> OpOverload:
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
         schema = torch.library.infer_schema(function, mutates_args=())
         _LIBRARY.define(name + schema, tags=[torch.Tag.pt2_compliant_tag])
         _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
-        overload: OpOverload = getattr(torch.ops.segnet_ext, name).default
-        return overload
+        self.overload: OpOverload = getattr(torch.ops.segnet_ext, name).default
+        self._name = name
+        self._function = function
+        self._differentiable: Callable[..., Any] = self.overload
 
-    return define
+    def __call__(self, *args: Any) -> Any:
+        if (
+            torch.compiler.is_compiling()
+            or torch._C._get_tracing_state() is not None
+            or torch._C._len_torch_dispatch_stack() > 0
+            or torch._C._are_functorch_transforms_active()
+        ):
+            return self.overload(*args)
+        requires_grad = False
+        for arg in args:
+            if isinstance(arg, Tensor):
+                if type(arg) not in _PLAIN or arg.is_meta:
+                    return self.overload(*args)
+                requires_grad = requires_grad or arg.requires_grad
+        try:
+            return self._differentiable(*args) if requires_grad and torch.is_grad_enabled() else self._function(*args)
+        except TypeError:
+            return self.overload(*args)  # which names the argument that pybind11 only shows
+
+    def register_fake(self, fake: Callable[..., Any]) -> None:
+        """A decorator: the function gives uninitialised results of the right shapes and dtypes."""
+        torch.library.register_fake(self.overload)(fake)
+
+    def register_autograd(self, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
+        """As ``torch.library.register_autograd``."""
+        arguments = len(self.overload._schema.arguments)
+
+        def forward(ctx: Any, *args: Any) -> Any:
+            ctx.set_materialize_grads(False)  # would make zeros for codes, which have no gradient
+            output = self._function(*args)
+            setup_context(ctx, args, output)
+            return output
+
+        def eager_backward(ctx: Any, *grads: Tensor | None) -> Any:
+            return backward(ctx, *grads) if any(grad is not None for grad in grads) else (None,) * arguments
+
+        torch.library.register_autograd(self.overload, backward, setup_context=setup_context)
+        members = {"forward": staticmethod(forward), "backward": staticmethod(eager_backward)}
+        eager: Any = type(self._name, (torch.autograd.Function,), members)
+        self._differentiable = eager.apply
+
+    def refuse_double_backward(self, name: str) -> None:
+        """Makes differentiating this operator, a backward, an error that names the operation, not its internals."""
+
+        def refuse(ctx: Any, *grads: Tensor) -> NoReturn:
+            raise RuntimeError(f"{name}: second derivatives are not implemented")
+
+        torch.library.register_autograd(self.overload, refuse)
+
+
+def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
+    """Makes the decorated function an :class:`Operator`."""
+    return lambda function: Operator(name, function)
 
 
 def empty_map(like: Tensor, channels: int, height: int, width: int) -> Tensor:
@@ -68,12 +127,3 @@ def autocast(tensor: Tensor) -> Tensor:
     if enabled and tensor.is_floating_point() and tensor.dtype != torch.float64:
         return tensor.to(torch.get_autocast_dtype(device))
     return tensor
-
-
-def refuse_double_backward(backward_op: OpOverload, name: str) -> None:
-    """Makes differentiating ``backward_op`` an error that names the operation, not its internals."""
-
-    def refuse(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise RuntimeError(f"{name}: second derivatives are not implemented")
-
-    torch.library.register_autograd(backward_op, refuse)

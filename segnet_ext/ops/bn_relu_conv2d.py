@@ -17,7 +17,6 @@ from segnet_ext.ops._common import (
     empty_map,
     operator,
     pooled_size,
-    refuse_double_backward,
     unpooled_size,
 )
 from segnet_ext.ops.max_pool2d_with_codes import max_pool2d_with_codes
@@ -192,7 +191,7 @@ def _pooled_forward(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple
     return max_pool2d_with_codes(F.conv2d(input, weight, bias, padding=weight.shape[2] // 2).relu_(), ceil_mode=True)
 
 
-@torch.library.register_fake(_pooled_forward)
+@_pooled_forward.register_fake
 def _(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     pooled = pooled_size(input.shape[2], True), pooled_size(input.shape[3], True)
     return empty_map(input, weight.shape[0], *pooled), empty_codes(input, weight.shape[0], *pooled)
@@ -226,7 +225,7 @@ def _forward(
     return (output.relu_() if relu else output).contiguous(memory_format=torch.channels_last)
 
 
-@torch.library.register_fake(_forward)
+@_forward.register_fake
 def _(
     input: Tensor,
     bn_weight: Tensor | None,
@@ -303,7 +302,7 @@ def _grad_input(
     return grad_input.contiguous(memory_format=torch.channels_last), grad_bn_weight, grad_bn_bias
 
 
-@torch.library.register_fake(_grad_input)
+@_grad_input.register_fake
 def _(
     grad_output: Tensor,
     input: Tensor,
@@ -343,7 +342,7 @@ def _grad_weight(
     return grad_weight.contiguous(), grad_bias
 
 
-@torch.library.register_fake(_grad_weight)
+@_grad_weight.register_fake
 def _(
     grad_output: Tensor,
     input: Tensor,
@@ -397,6 +396,6 @@ def _autograd(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-torch.library.register_autograd(_forward, _autograd, setup_context=_setup_context)
-refuse_double_backward(_grad_input, "bn_relu_conv2d")
-refuse_double_backward(_grad_weight, "bn_relu_conv2d")
+_forward.register_autograd(_autograd, _setup_context)
+_grad_input.refuse_double_backward("bn_relu_conv2d")
+_grad_weight.refuse_double_backward("bn_relu_conv2d")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from segnet_ext._extension import _C
 from segnet_ext.ops._batch_norm import batch_norm_statistics, per_channel, update_running_stats
-from segnet_ext.ops._common import empty_codes, empty_map, operator, pooled_size, refuse_double_backward
+from segnet_ext.ops._common import empty_codes, empty_map, operator, pooled_size
 
 
 def bn_relu_max_pool2d(
@@ -84,7 +83,7 @@ def _forward(
     return _C.bn_relu_max_pool2d_forward(input, weight, bias, mean, var, eps, ceil_mode)
 
 
-@torch.library.register_fake(_forward)
+@_forward.register_fake
 def _(
     input: Tensor,
     weight: Tensor | None,
@@ -115,7 +114,7 @@ def _backward(
     return _C.bn_relu_max_pool2d_backward(grad_output, input, codes, weight, bias, mean, var, eps, batch_statistics)
 
 
-@torch.library.register_fake(_backward)
+@_backward.register_fake
 def _(
     grad_output: Tensor,
     input: Tensor,
@@ -148,5 +147,5 @@ def _autograd(ctx: Any, grad_output: Tensor, _grad_codes: None) -> tuple[Tensor 
     )
 
 
-torch.library.register_autograd(_forward, _autograd, setup_context=_setup_context)
-refuse_double_backward(_backward, "bn_relu_max_pool2d")
+_forward.register_autograd(_autograd, _setup_context)
+_backward.refuse_double_backward("bn_relu_max_pool2d")

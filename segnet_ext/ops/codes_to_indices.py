@@ -41,7 +41,7 @@ def _codes_to_indices(codes: Tensor, input_size: Sequence[int]) -> Tensor:
     return _C.codes_to_indices(codes, input_size)
 
 
-@torch.library.register_fake(_codes_to_indices)
+@_codes_to_indices.register_fake
 def _(codes: Tensor, input_size: Sequence[int]) -> Tensor:
     return torch.empty(
         (input_size[0], input_size[1], codes.shape[1], codes.shape[2]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from segnet_ext._extension import _C
@@ -40,6 +39,6 @@ def _indices_to_codes(indices: Tensor, input_size: Sequence[int]) -> Tensor:
     return _C.indices_to_codes(indices, input_size)
 
 
-@torch.library.register_fake(_indices_to_codes)
+@_indices_to_codes.register_fake
 def _(indices: Tensor, input_size: Sequence[int]) -> Tensor:
     return empty_codes(indices, *indices.shape[1:])

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from segnet_ext._extension import _C
-from segnet_ext.ops._common import empty_codes, empty_map, operator, pooled_size, refuse_double_backward
+from segnet_ext.ops._common import empty_codes, empty_map, operator, pooled_size
 
 
 def max_pool2d_with_codes(input: Tensor, ceil_mode: bool = False) -> tuple[Tensor, Tensor]:
@@ -46,7 +45,7 @@ def _forward(input: Tensor, ceil_mode: bool) -> tuple[Tensor, Tensor]:
     return _C.max_pool2d_with_codes_forward(input, ceil_mode)
 
 
-@torch.library.register_fake(_forward)
+@_forward.register_fake
 def _(input: Tensor, ceil_mode: bool) -> tuple[Tensor, Tensor]:
     _, channels, height, width = input.shape
     pooled = pooled_size(height, ceil_mode), pooled_size(width, ceil_mode)
@@ -58,7 +57,7 @@ def _backward(grad_output: Tensor, codes: Tensor, height: int, width: int) -> Te
     return _C.max_pool2d_with_codes_backward(grad_output, codes, height, width)
 
 
-@torch.library.register_fake(_backward)
+@_backward.register_fake
 def _(grad_output: Tensor, codes: Tensor, height: int, width: int) -> Tensor:
     return empty_map(grad_output, grad_output.shape[1], height, width)
 
@@ -73,5 +72,5 @@ def _autograd(ctx: Any, grad_output: Tensor, _grad_codes: None) -> tuple[Tensor,
     return _backward(grad_output, codes, *ctx.size), None
 
 
-torch.library.register_autograd(_forward, _autograd, setup_context=_setup_context)
-refuse_double_backward(_backward, "max_pool2d_with_codes")
+_forward.register_autograd(_autograd, _setup_context)
+_backward.refuse_double_backward("max_pool2d_with_codes")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segnet_ext._extension import _C
-from segnet_ext.ops._common import autocast, empty_map, operator, refuse_double_backward, unpooled_size
+from segnet_ext.ops._common import autocast, empty_map, operator, unpooled_size
 
 
 def max_unpool2d_conv2d(
@@ -68,7 +68,7 @@ def _forward(
     return _C.max_unpool2d_conv2d_forward(input, codes, weight, bias, height, width, relu)
 
 
-@torch.library.register_fake(_forward)
+@_forward.register_fake
 def _(input: Tensor, codes: Tensor, weight: Tensor, bias: Tensor | None, height: int, width: int, relu: bool) -> Tensor:
     return empty_map(input, weight.shape[0], height, width)
 
@@ -78,7 +78,7 @@ def _grad_input(grad_output: Tensor, codes: Tensor, weight: Tensor, pooled_heigh
     return _C.max_unpool2d_conv2d_grad_input(grad_output, codes, weight, pooled_height, pooled_width)
 
 
-@torch.library.register_fake(_grad_input)
+@_grad_input.register_fake
 def _(grad_output: Tensor, codes: Tensor, weight: Tensor, pooled_height: int, pooled_width: int) -> Tensor:
     return empty_map(grad_output, weight.shape[1], pooled_height, pooled_width)
 
@@ -88,7 +88,7 @@ def _grad_weight(grad_output: Tensor, input: Tensor, codes: Tensor, kernel_size:
     return _C.max_unpool2d_conv2d_grad_weight(grad_output, input, codes, kernel_size)
 
 
-@torch.library.register_fake(_grad_weight)
+@_grad_weight.register_fake
 def _(grad_output: Tensor, input: Tensor, codes: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     out_channels = grad_output.shape[1]
     return (
@@ -121,6 +121,6 @@ def _autograd(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-torch.library.register_autograd(_forward, _autograd, setup_context=_setup_context)
-refuse_double_backward(_grad_input, "max_unpool2d_conv2d")
-refuse_double_backward(_grad_weight, "max_unpool2d_conv2d")
+_forward.register_autograd(_autograd, _setup_context)
+_grad_input.refuse_double_backward("max_unpool2d_conv2d")
+_grad_weight.refuse_double_backward("max_unpool2d_conv2d")
