@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from filelock import FileLock  # torch comes with it
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "emulated"
 
@@ -40,8 +42,10 @@ def load() -> ModuleType:
         "SEGNET_EXT_PORTABLE": "ON",
     }
     given = [f"-D{name}={value}" for name, value in options.items()]
-    _run("cmake", "-S", ROOT, "-B", FOLDER, "-G", "Ninja", *given)
-    _run("cmake", "--build", FOLDER, "--target", "segnet_ext_emulated")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with FileLock(FOLDER / "lock"):  # several processes of pytest-xdist may ask for it
+        _run("cmake", "-S", ROOT, "-B", FOLDER, "-G", "Ninja", *given)
+        _run("cmake", "--build", FOLDER, "--target", "segnet_ext_emulated")
     (path,) = FOLDER.rglob("_C.*.so")
     spec = importlib.util.spec_from_file_location("segnet_ext_emulated._C", path)
     assert spec is not None
