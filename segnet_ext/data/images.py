@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from segnet_ext.data.classes import Color
 from segnet_ext.errors import InputError
@@ -37,9 +37,12 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) as stored, read from the file's header alone."""
+    """(height, width) of what ``read_image`` gives, read from the file's header alone."""
     with _open(path) as image:
-        return image.height, image.width
+        # Pillow would read all of a PNG to look for EXIF behind its pixels.
+        exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+        lies_on_its_side = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return (image.width, image.height) if lies_on_its_side else (image.height, image.width)
 
 
 def read_image(path: Path) -> Bytes:
