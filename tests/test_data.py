@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from camvid_layout import write_camvid
+from data_files import error_of
 from PIL import Image
 
 from segnet_ext.data import (
@@ -29,12 +30,6 @@ from segnet_ext.data.images import (
     resize_label,
 )
 from segnet_ext.errors import InputError
-
-
-def error_of(call, *arguments) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*arguments)
-    return str(caught.value)
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
-"""Images and label maps: CamVid's published layout, folders of one's own, and drawn street scenes."""
+"""Images and label maps: CamVid as published by SegNet's authors and as released, and drawn street scenes."""
 
 from segnet_ext.errors import require
 
 require("segnet_ext.data", "PIL")
 
 from segnet_ext.data.augment import Augmentation  # noqa: E402
-from segnet_ext.data.camvid import camvid_dataset  # noqa: E402
-from segnet_ext.data.classes import CAMVID, ClassSet  # noqa: E402
+from segnet_ext.data.camvid import camvid32_dataset, camvid32_to_11_dataset, camvid_dataset  # noqa: E402
+from segnet_ext.data.classes import CAMVID, CAMVID32, CAMVID32_TO_11, ClassSet  # noqa: E402
 from segnet_ext.data.dataset import (  # noqa: E402
     EpochSampler,
     FileDataset,
@@ -14,17 +14,25 @@ from segnet_ext.data.dataset import (  # noqa: E402
     MemoryDataset,
     SegmentationDataset,
 )
+from segnet_ext.data.labels import ColorLabels, LabelTable, ValueLabels  # noqa: E402
 from segnet_ext.data.synthetic import draw_scene, synthetic_dataset  # noqa: E402
 
 __all__ = [
     "CAMVID",
+    "CAMVID32",
+    "CAMVID32_TO_11",
     "Augmentation",
     "ClassSet",
+    "ColorLabels",
     "EpochSampler",
     "FileDataset",
+    "LabelTable",
     "Loader",
     "MemoryDataset",
     "SegmentationDataset",
+    "ValueLabels",
+    "camvid32_dataset",
+    "camvid32_to_11_dataset",
     "camvid_dataset",
     "draw_scene",
     "synthetic_dataset",

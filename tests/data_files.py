@@ -1,0 +1,27 @@
+"""Small images and label maps on the disk, for the tests."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segnet_ext.errors import InputError
+
+SIZE = (24, 32)
+
+
+def error_of(call, *arguments) -> str:
+    """The message of the InputError that a call raises."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+def save(pixels: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def save_image(path: Path, random: np.random.Generator, size: tuple[int, int] = SIZE) -> None:
+    save(random.integers(0, 256, (*size, 3), np.uint8), path)
