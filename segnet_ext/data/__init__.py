@@ -1,4 +1,4 @@
-"""Images and label maps: CamVid as published by SegNet's authors and as released, and drawn street scenes."""
+"""Images and label maps: CamVid, SUN RGB-D, and drawn street scenes."""
 
 from segnet_ext.errors import require
 
@@ -6,7 +6,7 @@ require("segnet_ext.data", "PIL")
 
 from segnet_ext.data.augment import Augmentation  # noqa: E402
 from segnet_ext.data.camvid import camvid32_dataset, camvid32_to_11_dataset, camvid_dataset  # noqa: E402
-from segnet_ext.data.classes import CAMVID, CAMVID32, CAMVID32_TO_11, ClassSet  # noqa: E402
+from segnet_ext.data.classes import CAMVID, CAMVID32, CAMVID32_TO_11, SUNRGBD, ClassSet, palette  # noqa: E402
 from segnet_ext.data.dataset import (  # noqa: E402
     EpochSampler,
     FileDataset,
@@ -15,12 +15,14 @@ from segnet_ext.data.dataset import (  # noqa: E402
     SegmentationDataset,
 )
 from segnet_ext.data.labels import ColorLabels, LabelTable, ValueLabels  # noqa: E402
+from segnet_ext.data.sunrgbd import sunrgbd_dataset  # noqa: E402
 from segnet_ext.data.synthetic import draw_scene, synthetic_dataset  # noqa: E402
 
 __all__ = [
     "CAMVID",
     "CAMVID32",
     "CAMVID32_TO_11",
+    "SUNRGBD",
     "Augmentation",
     "ClassSet",
     "ColorLabels",
@@ -35,5 +37,7 @@ __all__ = [
     "camvid32_to_11_dataset",
     "camvid_dataset",
     "draw_scene",
+    "palette",
+    "sunrgbd_dataset",
     "synthetic_dataset",
 ]

@@ -99,3 +99,29 @@ _RELEASE = (
 CAMVID32 = ClassSet(names=tuple(name for name, _, _ in _RELEASE), colors=tuple(color for _, color, _ in _RELEASE))
 # The class of CAMVID of each class of CAMVID32.
 CAMVID32_TO_11 = tuple(CAMVID.names.index(group) for _, _, group in _RELEASE)
+
+
+def palette(count: int) -> tuple[Color, ...]:
+    """``count`` colours that differ well, none of them black: PASCAL VOC's after its first.
+
+    A bit of the number in turn goes to red, green and blue, from their highest bit down (``VOClabelcolormap.m`` of the
+    VOC development kit).
+    """
+    colors = []
+    for number in range(1, count + 1):
+        channels = (sum((number >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3))
+        red, green, blue = channels
+        colors.append((red, green, blue))
+    return tuple(colors)
+
+
+# SUN RGB-D's seg37list (Song, Lichtenberg, Xiao, CVPR 2015). The data set gives no colours.
+SUNRGBD = ClassSet(
+    names=(
+        *("wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture"),
+        *("counter", "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor_mat", "clothes"),
+        *("ceiling", "books", "fridge", "tv", "paper", "towel", "shower_curtain", "box", "whiteboard", "person"),
+        *("night_stand", "toilet", "sink", "lamp", "bathtub", "bag"),
+    ),
+    colors=palette(37),
+)
