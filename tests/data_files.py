@@ -1,5 +1,6 @@
-"""Small images and label maps on the disk, for the tests."""
+"""Small images and label maps on the disk, and whole data sets of them, for the tests."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -25,3 +26,13 @@ def save(pixels: np.ndarray, path: Path) -> None:
 
 def save_image(path: Path, random: np.random.Generator, size: tuple[int, int] = SIZE) -> None:
     save(random.integers(0, 256, (*size, 3), np.uint8), path)
+
+
+def write_folder(root: Path, content: object, labels: list[np.ndarray], split: str = "train") -> Path:
+    """Writes classes.json, and SPLIT/images/ and SPLIT/labels/ with a random image for each of the label maps."""
+    random = np.random.default_rng(len(labels))
+    for index, label in enumerate(labels):
+        save_image(root / split / "images" / f"{index}.jpg", random, label.shape[:2])
+        save(label, root / split / "labels" / f"{index}.png")
+    (root / "classes.json").write_text(json.dumps(content))
+    return root

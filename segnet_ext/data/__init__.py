@@ -1,4 +1,4 @@
-"""Images and label maps: CamVid, SUN RGB-D, and drawn street scenes."""
+"""Images and label maps: CamVid, SUN RGB-D, any folder with a ``classes.json``, and drawn street scenes."""
 
 from segnet_ext.errors import require
 
@@ -14,6 +14,7 @@ from segnet_ext.data.dataset import (  # noqa: E402
     MemoryDataset,
     SegmentationDataset,
 )
+from segnet_ext.data.folder import folder_dataset  # noqa: E402
 from segnet_ext.data.labels import ColorLabels, LabelTable, ValueLabels  # noqa: E402
 from segnet_ext.data.sunrgbd import sunrgbd_dataset  # noqa: E402
 from segnet_ext.data.synthetic import draw_scene, synthetic_dataset  # noqa: E402
@@ -37,6 +38,7 @@ __all__ = [
     "camvid32_to_11_dataset",
     "camvid_dataset",
     "draw_scene",
+    "folder_dataset",
     "palette",
     "sunrgbd_dataset",
     "synthetic_dataset",
