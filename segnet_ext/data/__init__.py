@@ -16,6 +16,7 @@ from segnet_ext.data.dataset import (  # noqa: E402
 )
 from segnet_ext.data.folder import folder_dataset  # noqa: E402
 from segnet_ext.data.labels import ColorLabels, LabelTable, ValueLabels  # noqa: E402
+from segnet_ext.data.layouts import DATASETS, detect_dataset, open_dataset  # noqa: E402
 from segnet_ext.data.sunrgbd import sunrgbd_dataset  # noqa: E402
 from segnet_ext.data.synthetic import draw_scene, synthetic_dataset  # noqa: E402
 
@@ -23,6 +24,7 @@ __all__ = [
     "CAMVID",
     "CAMVID32",
     "CAMVID32_TO_11",
+    "DATASETS",
     "SUNRGBD",
     "Augmentation",
     "ClassSet",
@@ -37,8 +39,10 @@ __all__ = [
     "camvid32_dataset",
     "camvid32_to_11_dataset",
     "camvid_dataset",
+    "detect_dataset",
     "draw_scene",
     "folder_dataset",
+    "open_dataset",
     "palette",
     "sunrgbd_dataset",
     "synthetic_dataset",
