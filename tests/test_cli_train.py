@@ -165,6 +165,15 @@ def test_resume_refuses_other_data(camvid, tmp_path, trained, failing):
     assert "are not those that the run" in failing(arguments(other, trained, "--resume", epochs=9))
 
 
+def test_resume_of_a_run_from_before_other_data_sets(camvid, tmp_path, trained, capsys):
+    checkpoint = read_checkpoint(trained / "last.pt")
+    assert checkpoint.training is not None
+    assert checkpoint.training["settings"].pop("dataset") == "camvid"
+    write_checkpoint(tmp_path / "last.pt", checkpoint)
+    assert main(arguments(camvid, tmp_path, "--resume", epochs=3)) == 0
+    assert "already has 3 epochs" in capsys.readouterr().err
+
+
 def test_resume_of_a_finished_run_does_nothing(camvid, trained, capsys):
     before = (trained / "last.pt").read_bytes()
     assert main(arguments(camvid, trained, "--resume", epochs=3)) == 0

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from camvid_layout import write_camvid
+from data_files import error_of
 from PIL import Image
 
 from segnet_ext.data import (
@@ -18,14 +19,17 @@ from segnet_ext.data import (
     camvid_dataset,
     synthetic_dataset,
 )
-from segnet_ext.data.images import colorize, normalize, overlay, read_image, read_label, resize_image, resize_label
+from segnet_ext.data.images import (
+    colorize,
+    image_size,
+    normalize,
+    overlay,
+    read_image,
+    read_label,
+    resize_image,
+    resize_label,
+)
 from segnet_ext.errors import InputError
-
-
-def error_of(call, *arguments) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*arguments)
-    return str(caught.value)
 
 
 @pytest.fixture
@@ -140,6 +144,19 @@ def test_image_is_turned_upright(tmp_path):
     exif[0x0112] = 6  # turn by 90 degrees
     Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
     assert read_image(tmp_path / "turned.jpg").shape == (8, 4, 3)
+    assert image_size(tmp_path / "turned.jpg") == (8, 4)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_labels_must_fit_the_image_as_it_is_turned(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.new("RGB", (8, 4)).save(tmp_path / f"image{suffix}", exif=exif)
+    dataset = FileDataset([(tmp_path / f"image{suffix}", tmp_path / "label.png")], CAMVID)
+    Image.new("L", (4, 8)).save(tmp_path / "label.png")
+    dataset.check_files()
+    Image.new("L", (8, 4)).save(tmp_path / "label.png")
+    assert "is 8x4 but its annotation" in error_of(dataset.check_files)
 
 
 def test_resizing():

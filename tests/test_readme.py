@@ -11,6 +11,8 @@ import torch
 
 from segnet_ext import ops
 from segnet_ext.cli import build_parser
+from segnet_ext.data import DATASETS
+from segnet_ext.data.folder import read_classes
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,6 +84,17 @@ def test_the_command_is_installed():
     listed = build_parser().format_help()
     assert described == {"train", "eval", "predict", "convert", "export", "demo"}
     assert all(re.search(rf"^ +{name} ", listed, re.MULTILINE) for name in described)
+
+
+def test_the_classes_json_is_understood(tmp_path):
+    (content,) = (text for language, text in BLOCKS if language == "json")
+    (tmp_path / "classes.json").write_text(content)
+    classes, labels = read_classes(tmp_path / "classes.json")
+    assert classes.names == ("road", "car") and labels.classes == {7: 0, 26: 1, 0: 2, 255: 2}
+
+
+def test_every_data_set_is_in_the_table():
+    assert [row[0].strip("`") for row in table_after("### Data sets")] == list(DATASETS)
 
 
 def test_extras_exist():

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -62,6 +63,28 @@ seed = _number(int, lambda value: 0 <= value < 2**63, "a whole number from 0 to 
 positive = _number(float, lambda value: 0 < value < math.inf, "a number above 0")
 not_negative = _number(float, lambda value: 0 <= value < math.inf, "a number of at least 0")
 fraction = _number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+
+
+# As segnet_ext.data.DATASETS, which needs Pillow.
+DATASETS = ("camvid", "camvid32", "camvid32-to-11", "sunrgbd", "folder")
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder with the data set: CamVid as SegNet's authors publish it or its release in 32 colours, SUN RGB-D, "
+        "or images and label maps with a classes.json",
+    )
+    parser.add_argument(
+        "--dataset",
+        choices=DATASETS,
+        metavar="NAME",
+        help=f"what DIR holds: {', '.join(DATASETS)}; camvid32-to-11 groups the classes of CamVid's release into "
+        "SegNet's eleven (default: by what is in DIR, camvid32 for the release)",
+    )
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:

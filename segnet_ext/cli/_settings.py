@@ -17,6 +17,7 @@ from segnet_ext.optim import OPTIMIZERS, SCHEDULES
 class Settings:
     """What makes one training run different from another. As plain data, under the options' names."""
 
+    dataset: str
     model: str
     size: str
     epochs: int
@@ -195,6 +196,10 @@ def settle(options: argparse.Namespace, saved: dict[str, Any] | None) -> Setting
     given = {name: value for name, value in given.items() if value is not None}
     if saved is None:
         given = _with_defaults(given)
+        if "dataset" not in given:
+            from segnet_ext.data import detect_dataset
+
+            given["dataset"] = detect_dataset(options.data)
     for name, as_text in (("size", _options.size_text), ("crop", _options.size_text), ("scale", _scales_text)):
         if name in given:
             given[name] = as_text(given[name]) if given[name] is not None else ""

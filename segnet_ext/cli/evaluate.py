@@ -32,8 +32,10 @@ def add_parser(commands: Any) -> None:
         "it adds the boundary F1 (BF) of the SegNet paper: within 0.75 percent of the image's diagonal, per class and "
         "image, averaged over the classes of each image's truth and then over images.",
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder in CamVid's published layout")
-    parser.add_argument("--split", default="val", help="train, val or test: reads DIR/SPLIT.txt (default: %(default)s)")
+    _options.add_data(parser)
+    parser.add_argument(
+        "--split", default="val", help="train, val, test or what else the data set has (default: %(default)s)"
+    )
     parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint of segnet-ext train")
     parser.add_argument(
         "--size",
@@ -59,7 +61,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     require("segnet-ext eval", "PIL", "tqdm", "torchmetrics", *(["scipy"] if options.boundary else []))
     from segnet_ext.checkpoint import MODEL_TYPES, read_checkpoint
-    from segnet_ext.data import Loader, camvid_dataset
+    from segnet_ext.data import Loader, open_dataset
     from segnet_ext.metrics import BoundaryScores
     from segnet_ext.training import evaluate
 
@@ -71,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     checkpoint = read_checkpoint(options.weights)
     size = options.size or checkpoint.size
     _options.check_size(size, checkpoint.model, MODEL_TYPES[checkpoint.model].minimum_size)
-    dataset = camvid_dataset(options.data, options.split, size)
+    dataset = open_dataset(options.data, options.split, size, options.dataset)
     if checkpoint.classes.names != dataset.classes.names:
         raise InputError(
             f"{options.weights} knows the classes {', '.join(checkpoint.classes.names)}, "

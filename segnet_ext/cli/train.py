@@ -28,14 +28,13 @@ if TYPE_CHECKING:
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
-        help="train on data in CamVid's published layout",
+        help="train on CamVid, SUN RGB-D or a folder of one's own",
         formatter_class=_options.HelpFormatter,
-        description="Trains SegNet or SegNet-Basic on CamVid's published layout (train.txt, train/, trainannot/, "
-        "val.txt, val/, valannot/): class-weighted cross-entropy, random mirroring, SGD with momentum, unless options "
-        "say otherwise. After each epoch it evaluates on val and writes OUT/last.pt (to resume from), OUT/best.pt (the "
-        "epoch with the highest val mIoU) and OUT/log.csv.",
+        description="Trains SegNet or SegNet-Basic on the split train of a data set: class-weighted cross-entropy, "
+        "random mirroring, SGD with momentum, unless options say otherwise. After each epoch it evaluates on val and "
+        "writes OUT/last.pt (to resume from), OUT/best.pt (the epoch with the highest val mIoU) and OUT/log.csv.",
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with the data set")
+    _options.add_data(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for checkpoints and the log")
     _settings.add_arguments(parser)
     parser.add_argument(
@@ -52,7 +51,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     require("segnet-ext train", "PIL", "tqdm", "torchmetrics")
     from segnet_ext.checkpoint import MODEL_TYPES
-    from segnet_ext.data import Augmentation, Loader, camvid_dataset
+    from segnet_ext.data import Augmentation, Loader, open_dataset
     from segnet_ext.optim import OPTIMIZERS, schedule
     from segnet_ext.training import TrainingRun
 
@@ -69,12 +68,12 @@ def run(options: argparse.Namespace) -> int:
     if crop is not None:
         _options.check_size(crop, settings.model, minimum, "--crop")
 
-    train = camvid_dataset(options.data, "train", size)
-    val = camvid_dataset(options.data, "val", size)
+    train = open_dataset(options.data, "train", size, settings.dataset)
+    val = open_dataset(options.data, "val", size, settings.dataset)
     if saved and saved["data"] != train.fingerprint():
         raise InputError(
-            f"the images listed in {options.data / 'train.txt'} are not those that the run in {options.out} "
-            "was started with"
+            f"the training images and labels in {options.data} are not those that the run in {options.out} was started "
+            "with"
         )
     weights = _class_weights(settings.class_weights, train)
 
@@ -178,6 +177,7 @@ def _saved_training(options: argparse.Namespace) -> dict[str, Any] | None:
     state = checkpoint.training
     if not isinstance(state, dict) or state.keys() != {"settings", "data", "run"}:
         raise InputError(f"{last} holds a model but no training state to resume from")
+    state["settings"] = {"dataset": "camvid"} | state["settings"]  # the only one once
     if state["settings"].keys() != {field.name for field in fields(_settings.Settings)}:
         raise InputError(f"{last} was written by another version of segnet-ext train and cannot be resumed")
     return state | {"weights": checkpoint.weights}

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from segnet_ext.data.augment import Augmentation
 from segnet_ext.data.classes import ClassSet
 from segnet_ext.data.images import Bytes, image_size, read_image, read_label, resize_image, resize_label
+from segnet_ext.data.labels import LabelTable
 from segnet_ext.errors import InputError
 
 # A sample's index, and the seed of what happens to it (None: nothing).
@@ -61,14 +62,26 @@ def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 class FileDataset(SegmentationDataset):
-    """Pairs of an image file and a label file."""
+    """Pairs of an image file and a label file.
+
+    Args:
+        pairs: paths of an image and its labels.
+        classes: what the labels mean.
+        size: (height, width) that samples are resized to; None keeps each as stored.
+        labels: what the pixels of label files stand for; None takes their values as they are, 0 to K-1, or K for void.
+    """
 
     def __init__(
-        self, pairs: Sequence[tuple[Path, Path]], classes: ClassSet, size: tuple[int, int] | None = None
+        self,
+        pairs: Sequence[tuple[Path, Path]],
+        classes: ClassSet,
+        size: tuple[int, int] | None = None,
+        labels: LabelTable | None = None,
     ) -> None:
         self.pairs = list(pairs)
         self.classes = classes
         self.size = size
+        self.labels = labels
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -93,11 +106,14 @@ class FileDataset(SegmentationDataset):
         return self.size or image_size(self.pairs[index][1])
 
     def load_label(self, index: int) -> Bytes:
-        return read_label(self.pairs[index][1], len(self.classes))
+        path = self.pairs[index][1]
+        return read_label(path, len(self.classes)) if self.labels is None else self.labels.read(path)
 
     def fingerprint(self) -> str:
-        names = [f"{image.parent.name}/{image.name} {label.parent.name}/{label.name}" for image, label in self.pairs]
-        return hashlib.sha256("\n".join(names).encode()).hexdigest()
+        lines = [f"{image.parent.name}/{image.name} {label.parent.name}/{label.name}" for image, label in self.pairs]
+        if self.labels is not None:
+            lines += [*self.classes.names, self.labels.key()]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 class MemoryDataset(SegmentationDataset):

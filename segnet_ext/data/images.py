@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from segnet_ext.data.classes import Color
 from segnet_ext.errors import InputError
@@ -37,9 +38,12 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) as stored, read from the file's header alone."""
+    """(height, width) of what ``read_image`` gives, read from the file's header alone."""
     with _open(path) as image:
-        return image.height, image.width
+        # Pillow would read all of a PNG to look for EXIF behind its pixels.
+        exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+        lies_on_its_side = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return (image.width, image.height) if lies_on_its_side else (image.height, image.width)
 
 
 def read_image(path: Path) -> Bytes:
@@ -78,10 +82,7 @@ def read_label(path: Path, num_classes: int) -> Bytes:
     with _open(path) as image:
         if image.mode not in ("L", "P"):
             raise InputError(f"{path} must be an 8-bit single-channel label image, but its pixels are {image.mode}")
-        try:
-            label = np.array(image)
-        except _UNREADABLE as error:
-            raise _unreadable(path, error) from error
+        label = _pixels(path, image)
     if label.size and label.max() > num_classes:
         row, column = np.argwhere(label > num_classes)[0]
         raise InputError(
@@ -89,6 +90,32 @@ def read_label(path: Path, num_classes: int) -> Bytes:
             f"labels must be 0 to {num_classes - 1}, or {num_classes} for void"
         )
     return label
+
+
+def read_label_values(path: Path) -> NDArray[np.integer[Any]]:
+    """Reads the pixel values (in palette files, the indices) of a label map of one channel, 8 or 16 bits, [H, W]."""
+    with _open(path) as image:
+        if image.mode not in ("L", "P") and not image.mode.startswith("I"):
+            raise InputError(f"{path} must be a single-channel label image, but its pixels are {image.mode}")
+        return _pixels(path, image)
+
+
+def read_label_colors(path: Path) -> Bytes:
+    """Reads the colours of a label map in RGB, of a palette or grey: uint8 [H, W, 3]. Transparency does not count."""
+    with _open(path) as image:
+        if image.mode not in ("RGB", "RGBA", "P", "L"):
+            raise InputError(f"{path} must be a label image in 8-bit colours, but its pixels are {image.mode}")
+        try:
+            return np.array(image.convert("RGB"))
+        except _UNREADABLE as error:
+            raise _unreadable(path, error) from error
+
+
+def _pixels(path: Path, image: Image.Image) -> NDArray[Any]:
+    try:
+        return np.array(image)
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
 
 
 def resize_image(image: Bytes, size: tuple[int, int]) -> Bytes:
