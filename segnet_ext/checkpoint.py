@@ -19,7 +19,7 @@ from torch import nn
 
 from segnet_ext import models
 from segnet_ext._files import write_atomically
-from segnet_ext.data.classes import ClassSet
+from segnet_ext.classes import ClassSet
 from segnet_ext.errors import InputError, require
 from segnet_ext.input_form import InputForm
 

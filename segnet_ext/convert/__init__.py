@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from segnet_ext.checkpoint import MODEL_TYPES, Checkpoint
+from segnet_ext.classes import CAMVID, ClassSet
 from segnet_ext.convert.caffemodel import Blob, Layer, read_caffemodel
 from segnet_ext.convert.layouts import CAFFE_CLASSIFIERS, TORCH_LAYOUTS, Layers, TorchLayout, caffe_layers, our_layers
-from segnet_ext.data.classes import CAMVID, ClassSet
 from segnet_ext.data.images import IMAGENET_MEAN, IMAGENET_STD
 from segnet_ext.errors import InputError, require
 from segnet_ext.input_form import InputForm

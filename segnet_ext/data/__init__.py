@@ -4,9 +4,9 @@ from segnet_ext.errors import require
 
 require("segnet_ext.data", "PIL")
 
+from segnet_ext.classes import CAMVID, ClassSet  # noqa: E402
 from segnet_ext.data.augment import Augmentation  # noqa: E402
 from segnet_ext.data.camvid import camvid_dataset  # noqa: E402
-from segnet_ext.data.classes import CAMVID, ClassSet  # noqa: E402
 from segnet_ext.data.dataset import (  # noqa: E402
     EpochSampler,
     FileDataset,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from segnet_ext.data.classes import CAMVID
+from segnet_ext.classes import CAMVID
 from segnet_ext.data.dataset import FileDataset
 from segnet_ext.errors import InputError
 
