@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
+import segnet_ext
 from segnet_ext.errors import InputError
 
 T = TypeVar("T")
@@ -82,15 +83,16 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--device", choices=("cpu", "cuda"), help="what to compute on (default: cuda where torch finds one, else cpu)"
+        "--device", choices=("cpu", "cuda"), help="what to compute on (default: cuda where there is one, else cpu)"
     )
 
 
 def device(options: argparse.Namespace) -> torch.device:
-    found = torch.cuda.is_available()
-    if options.device == "cuda" and not found:
-        raise InputError("--device cuda: torch finds no CUDA device here")
-    return torch.device(options.device or ("cuda" if found else "cpu"))
+    found, built = torch.cuda.is_available(), segnet_ext.build_info()["cuda"] is not None
+    if options.device == "cuda" and not (found and built):
+        reason = "segnet_ext was built without CUDA" if found else "torch finds no CUDA device here"
+        raise InputError(f"--device cuda: {reason}")
+    return torch.device(options.device or ("cuda" if found and built else "cpu"))
 
 
 def apply_threads(options: argparse.Namespace) -> None:
