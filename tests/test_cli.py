@@ -260,6 +260,23 @@ def test_predict_with_views(tmp_path, weights):
     assert np.array_equal(Image.open(tmp_path / "a_label.png"), expected.numpy())
 
 
+def test_predict_has_weights_of_its_own(tmp_path, capsys, failing):
+    image = np.random.default_rng(6).integers(0, 256, (180, 240, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    assert main(["predict", str(tmp_path / "a.png"), "--out", str(tmp_path), "--device", "cpu"]) == 0
+    assert capsys.readouterr().err.startswith("labelling with segnet-basic-camvid, trained on CamVid, for research\n")
+    model = segnet_ext.freeze(segnet_ext.SegNetBasic.from_pretrained("camvid"))
+    with torch.inference_mode():
+        expected = model(normalize(torch.from_numpy(image)[None])).argmax(1)[0]
+    assert np.array_equal(Image.open(tmp_path / "a_label.png"), expected.numpy())
+
+    camvid = write_camvid(tmp_path / "camvid")
+    assert main(["eval", "--data", str(camvid), "--weights", "segnet-basic-camvid", "--workers", "0"]) == 0
+    assert capsys.readouterr().out.startswith("3 val images at 180x240\n")
+    message = failing("eval", "--data", camvid, "--weights", "./segnet-basic-camvid")  # a path, not a name
+    assert message == "the checkpoint segnet-basic-camvid does not exist"
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("uncertainty", [False, True])
 def test_predict_on_a_gpu(tmp_path, weights, bayesian, cuda_device, uncertainty):

@@ -8,12 +8,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 import segnet_ext
 from segnet_ext.errors import InputError
+from segnet_ext.pretrained import pretrained_files
 
 T = TypeVar("T")
 
@@ -63,6 +65,24 @@ seed = _number(int, lambda value: 0 <= value < 2**63, "a whole number from 0 to 
 positive = _number(float, lambda value: 0 < value < math.inf, "a number above 0")
 not_negative = _number(float, lambda value: 0 <= value < math.inf, "a number of at least 0")
 fraction = _number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+
+
+def weights(text: str) -> Path:
+    """A file, or that of weights that come with the package."""
+    return pretrained_files().get(text) or Path(text)
+
+
+def add_weights(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Adds ``--weights``; ``default`` is a name in ``pretrained_files``."""
+    parser.add_argument(
+        "--weights",
+        type=weights,
+        required=default is None,
+        default=default,
+        metavar="FILE",
+        help="checkpoint of segnet-ext train or convert, or the name of weights that come with the package: "
+        f"{', '.join(pretrained_files())}" + (f" (default: {default})" if default else ""),
+    )
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:

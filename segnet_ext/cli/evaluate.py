@@ -34,7 +34,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder in CamVid's published layout")
     parser.add_argument("--split", default="val", help="train, val or test: reads DIR/SPLIT.txt (default: %(default)s)")
-    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint of segnet-ext train")
+    _options.add_weights(parser)
     parser.add_argument(
         "--size",
         type=_options.size,

@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
         "which is loaded after 'import segnet_ext'. Input: float32 [N, 3, H, W], as "
         "segnet_ext.data.images.normalize prepares images; output: the scores of the classes [N, K, H, W].",
     )
-    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint of segnet-ext train")
+    _options.add_weights(parser)
     parser.add_argument("--format", choices=("onnx", "torch-export"), required=True, help="what to write")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .onnx, or in .pt2")
     parser.add_argument(

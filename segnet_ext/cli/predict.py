@@ -19,6 +19,7 @@ from segnet_ext.cli._sources import Source, check_outputs, find_sources
 from segnet_ext.errors import InputError, require
 from segnet_ext.inference import average_over_views, freeze, has_dropout, monte_carlo_dropout, view_size
 from segnet_ext.models import SegNet, SegNetBasic
+from segnet_ext.pretrained import pretrained_files
 
 # Passes of Monte Carlo dropout; the paper sees no gain above.
 _SAMPLES = 40
@@ -38,7 +39,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "inputs", type=Path, nargs="+", metavar="INPUT", help="image or video file of any size, or folder of such files"
     )
-    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint of segnet-ext train")
+    _options.add_weights(parser, default="segnet-basic-camvid")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
         "--size",
@@ -142,6 +143,8 @@ def run(options: argparse.Namespace) -> int:
         device=device,
     )
     make_folder(options.out)
+    if options.weights in pretrained_files().values():
+        _options.note(f"labelling with {options.weights.stem}, trained on CamVid, for research")
     with _options.progress_bar(total, "predict") as bar:
         for source in sources:
             write = _predict_video if source.is_video else _predict_image
