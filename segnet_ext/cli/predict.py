@@ -18,7 +18,6 @@ from segnet_ext.cli import _options
 from segnet_ext.cli._sources import Source, check_outputs, find_sources
 from segnet_ext.errors import InputError, require
 from segnet_ext.inference import average_over_views, freeze, has_dropout, monte_carlo_dropout, view_size
-from segnet_ext.models import SegNet, SegNetBasic
 from segnet_ext.pretrained import pretrained_files
 
 # Passes of Monte Carlo dropout; the paper sees no gain above.
@@ -183,7 +182,7 @@ class Predictor:
         scales: Sequence[float] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        if samples is None and type(model) in (SegNet, SegNetBasic):
+        if samples is None:
             model = freeze(model)
         self._model = model.to(device)
         self._size = size
