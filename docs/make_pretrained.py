@@ -30,8 +30,8 @@ CARD = """\
 # {name}
 
 Weights of SegNet-Basic for street scenes, seen from a car. They come with `segnet_ext`:
-`SegNetBasic.from_pretrained("camvid")`, or `--weights {name}` on the command line, where they are what
-`segnet-ext predict` takes by default.
+`SegNetBasic.from_pretrained("camvid")`, or `--weights {name}` on the command line, where
+`segnet-ext predict` takes them by default and `segnet-ext demo --image FILE` shows them at work.
 
 ## Terms
 

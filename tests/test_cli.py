@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -460,6 +461,32 @@ def test_demo(tmp_path, monkeypatch, capsys):
     assert {path.name for path in out.iterdir()} == {"demo.png", "demo.pt"}
     Image.open(out / "demo.png").verify()
     assert main(["predict", str(out / "demo.png"), "--weights", str(out / "demo.pt"), "--out", str(out)]) == 0
+
+
+def test_demo_labels_images(tmp_path, monkeypatch, capsys, failing):
+    from segnet_ext import demo
+
+    monkeypatch.setattr(demo, "_costs", lambda implementation: {})
+    monkeypatch.setattr(demo, "comparison_table", lambda ours, plain: "table")
+    sizes = {"a.png": (40, 60), "b.jpg": (200, 120)}
+    for name, size in sizes.items():
+        Image.fromarray(np.random.default_rng(7).integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / name)
+    images = [str(tmp_path / name) for name in sizes]
+    assert main(["demo", "--image", *images, "--out", str(tmp_path / "out")]) == 0
+    first, _, agreement, table = capsys.readouterr().out.splitlines()
+    assert first.endswith("SegNet-Basic as trained on CamVid, for research") and table == "table"
+    assert float(re.search(r"([\d.]+) % of the pixels get the same class", agreement)[1]) > 98
+    sheet = np.array(Image.open(tmp_path / "out" / "demo.png"))
+    label = segnet_ext.SegNetBasic.from_pretrained("camvid")(
+        normalize(torch.from_numpy(resize_image(read_image(tmp_path / "a.png"), (180, 240)))[None])
+    ).argmax(1)[0]
+    middle = 24 + 2 * 90, 2 * 8 + 480 + 2 * 120  # of the first row's prediction, twice as large
+    assert tuple(sheet[middle]) == CAMVID.colors[label[90, 120]]
+
+    assert "does not exist" in failing("demo", "--image", tmp_path / "no.png", "--out", tmp_path / "new")
+    message = failing("demo", "--image", *images, "--seconds", "3")
+    assert message == "--seconds is for training, which --image leaves out"
+    assert not (tmp_path / "new").exists()
 
 
 def test_saved_bytes_counts_each_storage_once():
