@@ -7,8 +7,6 @@ reading one runs no code from it. A file that ends in ``.safetensors`` holds the
 from __future__ import annotations
 
 import json
-import pickle
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,8 @@ from torch import nn
 
 from segnet_ext import models
 from segnet_ext._files import write_atomically
-from segnet_ext.data.classes import ClassSet
+from segnet_ext._weights import read_weights
+from segnet_ext.classes import ClassSet
 from segnet_ext.errors import InputError, require
 from segnet_ext.input_form import InputForm
 
@@ -145,7 +144,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise InputError(f"the checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = _read(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path} is not a checkpoint of segnet-ext")
     if content.get("version") != VERSION:
@@ -188,25 +187,13 @@ def _parse(content: dict[str, Any]) -> Checkpoint:
     return Checkpoint(content["model"], classes, (height, width), weights, content.get("training"), form)
 
 
-def _read_torch(path: Path) -> Any:
+def _read(path: Path) -> Any:
     try:
-        with warnings.catch_warnings():  # of what other programs' files may hold
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        content, texts = read_weights(path)
+        if path.suffix == ".safetensors":
+            header = json.loads(texts.get(FORMAT, "null"))
+            return header | {"weights": content} if isinstance(header, dict) else None
+    except (OSError, ValueError) as error:
         # torch's own text runs over many lines and tells how to load the file unsafely.
         raise InputError(f"{path} is cut short or not a checkpoint of segnet-ext") from error
-
-
-def _read_safetensors(path: Path) -> Any:
-    require(f"reading {path.name}", "safetensors")
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(FORMAT)
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        content = json.loads(header) if header is not None else None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is cut short or not a checkpoint of segnet-ext") from error
-    return content | {"weights": weights} if isinstance(content, dict) else None
+    return content

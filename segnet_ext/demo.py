@@ -1,9 +1,9 @@
-"""The demo: SegNet-Basic learns drawn street scenes in about a minute."""
+"""The demo: SegNet-Basic learns drawn street scenes in about a minute, or labels images as it was trained to."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,12 @@ import segnet_ext
 from segnet_ext import reference
 from segnet_ext._files import make_folder, write_atomically
 from segnet_ext.checkpoint import Checkpoint, write_checkpoint
-from segnet_ext.data import CAMVID, Augmentation, Loader, MemoryDataset, synthetic_dataset
+from segnet_ext.data import CAMVID, Augmentation, ClassSet, Loader, MemoryDataset, synthetic_dataset
 from segnet_ext.data.dataset import Batch
-from segnet_ext.data.images import Bytes, colorize, normalize
+from segnet_ext.data.images import Bytes, colorize, normalize, overlay, read_image, resize_image
 from segnet_ext.loss import median_frequency_weights
 from segnet_ext.measure import Cost, measure_apart
+from segnet_ext.pretrained import read_pretrained
 from segnet_ext.training import TrainingRun, evaluate, predict_classes
 
 _SIZE = (64, 96)
@@ -45,8 +46,29 @@ def run_demo(seconds: float, out: Path) -> None:
     picture = prediction_sheet(model, val, _PICTURE_ROWS)
     write_atomically(out / "demo.png", lambda file: picture.save(file, format="PNG"))
     print(f"wrote {out / 'demo.png'} (input, truth, prediction) and {out / 'demo.pt'}\n", flush=True)
+    _compare(model, val.images)
 
-    print(agreement(model, val))
+
+def label_images(paths: Sequence[Path], out: Path) -> None:
+    """Writes ``demo.png`` to ``out``, with what the trained model of the package sees in images, and compares with
+    torch. Nothing is trained."""
+    checkpoint = read_pretrained("the demo", "segnet-basic", "camvid")
+    model = checkpoint.build_model()
+    images = [resize_image(read_image(path), checkpoint.size) for path in paths]
+    make_folder(out)
+    panels = []
+    for image in images:
+        (label,) = predict_classes(model, torch.from_numpy(image[None])).numpy().astype(np.uint8)
+        colors = checkpoint.classes.colors
+        panels.append((image, colorize(label, colors), overlay(image, label, colors)))
+    picture = _lay_out(panels, ("input", "prediction", "overlay"), checkpoint.classes, zoom=2)
+    write_atomically(out / "demo.png", lambda file: picture.save(file, format="PNG"))
+    print(f"wrote {out / 'demo.png'}: SegNet-Basic as trained on CamVid, for research\n", flush=True)
+    _compare(model, images)
+
+
+def _compare(model: nn.Module, images: Sequence[Bytes]) -> None:
+    print(agreement(model, images))
     print(comparison_table(_costs("ours"), _costs("torch channels_last")))
 
 
@@ -90,14 +112,14 @@ def _endless(loader: Loader) -> Iterator[Batch]:
         loader.sampler.epoch += 1
 
 
-def agreement(model: nn.Module, dataset: MemoryDataset) -> str:
+def agreement(model: nn.Module, images: Sequence[Bytes]) -> str:
     """Compares the trained model's scores with those of the plain torch model that has the same weights."""
     plain = reference.SegNetBasic(len(CAMVID))
     plain.load_state_dict(model.state_dict())
     plain.eval()
-    images = normalize(torch.from_numpy(np.stack(dataset.images[:8])))
+    seen = normalize(torch.from_numpy(np.stack(images[:8])))
     with torch.inference_mode():
-        ours, theirs = model(images), plain(images)
+        ours, theirs = model(seen), plain(seen)
     same = (ours.argmax(1) == theirs.argmax(1)).double().mean().item()
     return (
         f"same weights in plain torch: scores differ by at most {(ours - theirs).abs().max():.1e} "
@@ -149,15 +171,15 @@ def prediction_sheet(model: nn.Module, dataset: MemoryDataset, rows: int) -> Ima
         (image, colorize(label, colors), colorize(guess, colors))
         for image, label, guess in zip(images, labels, predicted, strict=True)
     ]
-    return _lay_out(panels, dataset)
+    return _lay_out(panels, ("input", "truth", "prediction"), dataset.classes, zoom=3)
 
 
 def _lay_out(
-    panels: list[tuple[Bytes, Bytes, Bytes]], dataset: MemoryDataset, zoom: int = 3, gap: int = 8
+    panels: list[tuple[Bytes, Bytes, Bytes]], titles: tuple[str, str, str], classes: ClassSet, zoom: int, gap: int = 8
 ) -> Image.Image:
     height, width = (zoom * side for side in panels[0][0].shape[:2])
     title_height, legend_columns, legend_row = 24, 6, 22
-    legend_rows = -(-len(dataset.classes) // legend_columns)
+    legend_rows = -(-len(classes) // legend_columns)
     sheet = Image.new(
         "RGB",
         (3 * width + 4 * gap, title_height + len(panels) * (height + gap) + legend_rows * legend_row + 2 * gap),
@@ -165,17 +187,17 @@ def _lay_out(
     )
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(14)
-    for column, title in enumerate(("input", "truth", "prediction")):
+    for column, title in enumerate(titles):
         middle = gap + column * (width + gap) + width // 2
         draw.text((middle, title_height // 2 + 2), title, fill=(235, 235, 235), font=font, anchor="mm")
     for row, panel in enumerate(panels):
         for column, pixels in enumerate(panel):
-            smooth = Image.Resampling.BICUBIC if column == 0 else Image.Resampling.NEAREST
+            smooth = Image.Resampling.BICUBIC if titles[column] in ("input", "overlay") else Image.Resampling.NEAREST
             tile = Image.fromarray(pixels).resize((width, height), smooth)
             sheet.paste(tile, (gap + column * (width + gap), title_height + row * (height + gap)))
     top = title_height + len(panels) * (height + gap) + gap
     cell = (sheet.width - 2 * gap) // legend_columns
-    for index, (name, color) in enumerate(zip(dataset.classes.names, dataset.classes.colors, strict=True)):
+    for index, (name, color) in enumerate(zip(classes.names, classes.colors, strict=True)):
         x, y = gap + index % legend_columns * cell, top + index // legend_columns * legend_row
         draw.rectangle((x, y, x + 14, y + 14), fill=color, outline=(235, 235, 235))
         draw.text((x + 20, y + 7), name, fill=(235, 235, 235), font=font, anchor="lm")

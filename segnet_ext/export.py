@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from segnet_ext.errors import require
-from segnet_ext.inference import FrozenSegNet, FrozenSegNetBasic, freeze
+from segnet_ext.frozen import (
+    Frozen,
+    FrozenBasic,
+    FrozenBilinearInterpolation,
+    FrozenEncoderAddition,
+    FrozenFCNBasic,
+    FrozenSegNet,
+    FrozenSegNetBasic,
+    FrozenSingleChannelDecoder,
+    freeze,
+)
 from segnet_ext.input_form import PrepareInput
 from segnet_ext.models.segnet import ENCODER
 from segnet_ext.models.segnet_basic import STAGES
@@ -29,7 +40,7 @@ def onnx_model(model: nn.Module, unpool: str = "select", metadata: dict[str, str
     [N, C, H, W], the output ``logits`` float32 [N, K, H, W].
 
     Args:
-        model: :class:`segnet_ext.SegNet` or :class:`segnet_ext.SegNetBasic`.
+        model: :class:`segnet_ext.SegNet`, :class:`segnet_ext.SegNetBasic` or another model of ``segnet_ext.models``.
         unpool: ``select`` compares a window's four pixels with its maximum, first to last, and puts the decoder's value
             where that was: ten operators that every runtime has. ``max-unpool`` is ONNX's MaxUnpool on MaxPool's
             indices, which takes ONNX Runtime a little less time on the CPU and which few other runtimes have.
@@ -39,7 +50,7 @@ def onnx_model(model: nn.Module, unpool: str = "select", metadata: dict[str, str
         An ``onnx.ModelProto`` of operator set 17 that ``onnx.checker`` has passed.
 
     Raises:
-        TypeError: ``model`` is none of the two.
+        TypeError: ``model`` is none of them.
         ValueError: another ``unpool``, or a BatchNorm has no running statistics.
         InputError: the onnx package is missing.
     """
@@ -50,7 +61,7 @@ def onnx_model(model: nn.Module, unpool: str = "select", metadata: dict[str, str
         raise ValueError(f"onnx_model: unpool must be one of {', '.join(UNPOOLINGS)}, got {unpool!r}")
     frozen = _frozen("onnx_model", model)
     graph = _Graph(select=unpool == "select")
-    logits = _segnet(graph, frozen) if isinstance(frozen, FrozenSegNet) else _segnet_basic(graph, frozen)
+    logits = _WRITERS[type(frozen)](graph, frozen)
     graph.nodes.append(onnx.helper.make_node("Identity", [logits], ["logits"]))
     image, output = (
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", channels, "H", "W"])
@@ -66,7 +77,7 @@ def onnx_model(model: nn.Module, unpool: str = "select", metadata: dict[str, str
     return written
 
 
-def _frozen(user: str, model: nn.Module) -> FrozenSegNet | FrozenSegNetBasic:
+def _frozen(user: str, model: nn.Module) -> Frozen:
     try:
         return freeze(model, torch.float32)
     except TypeError as error:
@@ -88,17 +99,74 @@ def _segnet(graph: _Graph, frozen: FrozenSegNet) -> str:
     return graph.conv(x, *frozen._layer("classifier"))
 
 
-def _segnet_basic(graph: _Graph, frozen: FrozenSegNetBasic) -> str:
+def _encode(graph: _Graph, frozen: FrozenBasic, codes: bool = True) -> tuple[str, list[str], list[list[str]]]:
+    """The fourth pooled map of SegNet-Basic's encoder, the map that each pool sees, and with ``codes`` the places of
+    the winners."""
     x = graph.prepared("images", frozen.input_form)
     if frozen.lrn:
         x = graph.add("LRN", [x], size=5, alpha=1e-4, beta=0.75, bias=1.0)
-    pools = []
+    maps, pools = [], []
     for s in STAGES:
-        x, place = graph.pool(graph.relu(graph.conv(x, *frozen._layer(f"encoder{s}"))))
-        pools.append(place)
+        x = graph.relu(graph.conv(x, *frozen._layer(f"encoder{s}")))
+        maps.append(x)
+        if codes:
+            x, place = graph.pool(x)
+            pools.append(place)
+        else:
+            x = graph.add("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
+    return x, maps, pools
+
+
+def _segnet_basic(graph: _Graph, frozen: FrozenSegNetBasic) -> str:
+    x, maps, pools = _encode(graph, frozen)
     for s in reversed(STAGES):
         x = graph.conv(graph.unpool(x, pools[s - 1]), *frozen._layer(f"decoder{s}"))
+        if isinstance(frozen, FrozenEncoderAddition):
+            x = graph.add("Add", [x, maps[s - 1]])
     return graph.conv(x, *frozen._layer("classifier"))
+
+
+def _single_channel_decoder(graph: _Graph, frozen: FrozenSingleChannelDecoder) -> str:
+    x, _, pools = _encode(graph, frozen)
+    for s in reversed(STAGES):
+        weight, bias = frozen._layer(f"decoder{s}")
+        x = graph.conv(graph.unpool(x, pools[s - 1]), weight, bias, groups=len(weight))
+    return graph.conv(x, *frozen._layer("classifier"))
+
+
+def _bilinear_interpolation(graph: _Graph, frozen: FrozenBilinearInterpolation) -> str:
+    x, maps, _ = _encode(graph, frozen, codes=False)
+    x = graph.conv(x, *frozen._layer("classifier"))
+    twice = graph.constant(torch.tensor([1.0, 1.0, 2.0, 2.0]))
+    for map in reversed(maps):
+        x = graph.add("Resize", [x, "", twice], mode="linear", coordinate_transformation_mode="half_pixel")
+        x = graph.cut(x, map)
+    return x
+
+
+def _fcn_basic(graph: _Graph, frozen: FrozenFCNBasic) -> str:
+    def one_by_one(key: str, x: str) -> str:
+        return graph.conv(x, *frozen._layer(key)) if key in frozen.layers else x
+
+    x, maps, _ = _encode(graph, frozen, codes=False)
+    x = one_by_one("reduction", x)
+    for s in reversed(STAGES):
+        weight = graph.constant(getattr(frozen, f"upsample{s}"))
+        x = graph.add("ConvTranspose", [x, weight], kernel_shape=[8, 8], strides=[2, 2], pads=[3, 3, 3, 3])
+        x = graph.cut(x, maps[s - 1])
+        if frozen.addition:
+            x = graph.add("Add", [x, one_by_one(f"lateral{s}", maps[s - 1])])
+    return one_by_one("classifier", x)
+
+
+_WRITERS: dict[type[Frozen], Callable[[_Graph, Any], str]] = {
+    FrozenSegNet: _segnet,
+    FrozenSegNetBasic: _segnet_basic,
+    FrozenEncoderAddition: _segnet_basic,
+    FrozenSingleChannelDecoder: _single_channel_decoder,
+    FrozenBilinearInterpolation: _bilinear_interpolation,
+    FrozenFCNBasic: _fcn_basic,
+}
 
 
 class _Graph:
@@ -137,9 +205,10 @@ class _Graph:
             "Add", [self.add("Mul", [x, self.constant(form.scale.float())]), self.constant(form.shift.float())]
         )
 
-    def conv(self, x: str, weight: Tensor, bias: Tensor) -> str:
+    def conv(self, x: str, weight: Tensor, bias: Tensor, groups: int = 1) -> str:
         k = weight.shape[-1]
-        return self.add("Conv", [x, self.constant(weight), self.constant(bias)], pads=4 * [k // 2], kernel_shape=[k, k])
+        inputs = [x, self.constant(weight), self.constant(bias)]
+        return self.add("Conv", inputs, pads=4 * [k // 2], kernel_shape=[k, k], group=groups)
 
     def relu(self, x: str) -> str:
         return self.add("Relu", [x])
@@ -175,19 +244,26 @@ class _Graph:
         zero = self.constant(torch.zeros(()))
         pixels = [self.add("Where", [mask, x, zero]) for mask in masks]
         x = self.add("DepthToSpace", [self.add("Concat", pixels, axis=1)], blocksize=2, mode="DCR")
+        return self._slice(x, size)
+
+    def cut(self, x: str, map: str) -> str:
+        """``x`` without what goes beyond the height and width of ``map``."""
+        return self._slice(x, self.add("Shape", [map], start=2))
+
+    def _slice(self, x: str, size: str) -> str:
         return self.add("Slice", [x, self.constant([0, 0]), size, self.constant([2, 3])])
 
 
 def exported_program(model: nn.Module) -> bytes:
     """The inference of a model as the content of a ``.pt2`` file, for any number of images of any size above the least
-    that it takes: H, W >= 33 for SegNet, >= 17 for SegNet-Basic.
+    that it takes: H, W >= 33 for SegNet, >= 17 for the others.
 
     The program has the kernels of this package as operators, so it is loaded after ``import segnet_ext``:
     ``torch.export.load(file).module()`` maps float32 images [N, C, H, W] to logits [N, K, H, W]. The model is
     frozen first.
 
     Raises:
-        TypeError: ``model`` is not a :class:`segnet_ext.SegNet` or :class:`segnet_ext.SegNetBasic`.
+        TypeError: ``model`` is not one that :func:`segnet_ext.freeze` takes.
         ValueError: a BatchNorm has no running statistics.
     """
     frozen = _frozen("exported_program", model)

@@ -265,6 +265,20 @@ def test_each_source_is_compiled_once(tmp_path: Path, toolchain: ModuleType, cud
     assert Path(merged).stat().st_mtime_ns == modified  # or every build would compile it again
 
 
+# Packing.
+
+
+def test_wheels_and_sdists_carry_the_trained_weights(tmp_path: Path):
+    """What a wheel takes from build_py, and the files that an sdist is made of."""
+    commands = ["build_py", "--build-lib", str(tmp_path / "lib"), "egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run([sys.executable, "setup.py", "-q", *commands], cwd=ROOT, capture_output=True, check=True)
+    sdist = (tmp_path / "segnet_ext.egg-info" / "SOURCES.txt").read_text().split()
+    packed = [f"segnet_ext/pretrained/segnet-basic-camvid.{suffix}" for suffix in ("pt", "md")]
+    for path in packed:
+        assert path in sdist
+        assert (tmp_path / "lib" / path).read_bytes() == (ROOT / path).read_bytes()
+
+
 # Sources.
 
 

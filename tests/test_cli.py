@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -117,7 +118,7 @@ def test_predict_writes_labels_and_overlays(tmp_path, weights, capsys):
         Image.fromarray(rng.integers(0, 256, (*size, *channels), np.uint8)).save(tmp_path / name)
     out = tmp_path / "new" / "out"
     images = [str(tmp_path / name) for name in sizes]
-    assert main(["predict", *images, "--weights", str(weights), "--out", str(out)]) == 0
+    assert main(["predict", *images, "--weights", str(weights), "--out", str(out), "--device", "cpu"]) == 0
     for name, size in sizes.items():
         stem = Path(name).stem
         with Image.open(out / f"{stem}_label.png") as label, Image.open(out / f"{stem}_overlay.png") as blend:
@@ -134,6 +135,7 @@ def test_predict_is_the_best_class_of_the_scaled_scores(tmp_path, weights, size)
     image = np.random.default_rng(1).integers(0, 256, (20, 28, 3), np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
     arguments = ["--weights", str(weights), "--out", str(tmp_path), "--size", f"{size[0]}x{size[1]}"]
+    arguments += ["--device", "cpu"]
     assert main(["predict", str(tmp_path / "a.png"), *arguments]) == 0
     with torch.inference_mode():
         seen = normalize(torch.from_numpy(resize_image(image, size))[None])
@@ -166,6 +168,11 @@ def test_predict_refuses(tmp_path, weights, failing):
     message = failing("predict", good, "--tta", "--tta-scales", "1,0.75", *rest)
     assert message == "--tta-scales must leave at least 16x16 for segnet-basic, got 0.75 which makes 12x18 of 16x24"
     assert failing("predict", good, "--tta-scales", "2", *rest) == "--tta-scales needs --tta"
+    assert failing("predict", good, "--samples", "3", *rest) == "--samples needs --uncertainty"
+    assert failing("predict", good, "--seed", "0", "--tta", *rest) == "--seed needs --uncertainty"
+    if not torch.cuda.is_available():
+        message = failing("predict", good, "--device", "cuda", *rest)
+        assert message == "--device cuda: torch finds no CUDA device here"
     message = failing("predict", good, "--size", "8x64", *rest)
     assert message == "--size must be at least 16x16 for segnet-basic, got 8x64"
     assert "does not exist" in failing("predict", good, "--weights", tmp_path / "no.pt", "--out", out)
@@ -218,7 +225,7 @@ def test_predict_with_uncertainty(tmp_path, weights, bayesian, tta):
     for name in ("a.png", "b.png"):
         Image.fromarray(image).save(tmp_path / name)
     arguments = ["--weights", str(weights), "--out", str(tmp_path / "out"), "--uncertainty", "--samples", "3"]
-    arguments += ["--seed", "7", *(["--tta"] if tta else [])]
+    arguments += ["--seed", "7", "--device", "cpu", *(["--tta"] if tta else [])]
     assert main(["predict", str(tmp_path / "a.png"), str(tmp_path / "b.png"), *arguments]) == 0
 
     def maps(view):
@@ -245,12 +252,45 @@ def test_predict_with_views(tmp_path, weights):
     image = np.random.default_rng(3).integers(0, 256, (20, 28, 3), np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
     arguments = ["--weights", str(weights), "--out", str(tmp_path), "--tta", "--tta-scales", "1,1.5"]
+    arguments += ["--device", "cpu"]
     assert main(["predict", str(tmp_path / "a.png"), *arguments]) == 0
     model = segnet_ext.freeze(read_checkpoint(weights).build_model())
     seen = normalize(torch.from_numpy(resize_image(image, (16, 24)))[None])
     expected = average_over_views(lambda view: model(view).softmax(1), seen, (1, 1.5))
     expected = F.interpolate(expected, (20, 28), mode="bilinear", align_corners=False)[0].argmax(0)
     assert np.array_equal(Image.open(tmp_path / "a_label.png"), expected.numpy())
+
+
+def test_predict_has_weights_of_its_own(tmp_path, capsys, failing):
+    image = np.random.default_rng(6).integers(0, 256, (180, 240, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    assert main(["predict", str(tmp_path / "a.png"), "--out", str(tmp_path), "--device", "cpu"]) == 0
+    assert capsys.readouterr().err.startswith("labelling with segnet-basic-camvid, trained on CamVid, for research\n")
+    model = segnet_ext.freeze(segnet_ext.SegNetBasic.from_pretrained("camvid"))
+    with torch.inference_mode():
+        expected = model(normalize(torch.from_numpy(image)[None])).argmax(1)[0]
+    assert np.array_equal(Image.open(tmp_path / "a_label.png"), expected.numpy())
+
+    camvid = write_camvid(tmp_path / "camvid")
+    assert main(["eval", "--data", str(camvid), "--weights", "segnet-basic-camvid", "--workers", "0"]) == 0
+    assert capsys.readouterr().out.startswith("3 val images at 180x240\n")
+    message = failing("eval", "--data", camvid, "--weights", "./segnet-basic-camvid")  # a path, not a name
+    assert message == "the checkpoint segnet-basic-camvid does not exist"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("uncertainty", [False, True])
+def test_predict_on_a_gpu(tmp_path, weights, bayesian, cuda_device, uncertainty):
+    image = np.random.default_rng(5).integers(0, 256, (40, 56, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    for device in ("cpu", "cuda"):
+        arguments = ["--weights", str(weights), "--out", str(tmp_path / device), "--device", device]
+        arguments += ["--uncertainty", "--samples", "2"] if uncertainty else []
+        assert main(["predict", str(tmp_path / "a.png"), *arguments]) == 0
+    assert files_in(tmp_path / "cuda") == files_in(tmp_path / "cpu")
+    if not uncertainty:  # whose masks are drawn by another generator
+        cpu, cuda = (np.array(Image.open(tmp_path / name / "a_label.png")) for name in ("cpu", "cuda"))
+        assert (cpu == cuda).mean() > 0.98
 
 
 # ---- predict on videos
@@ -276,6 +316,7 @@ def test_predict_labels_videos(tmp_path, weights, bayesian, clip):
 
     out = tmp_path / "out"
     arguments = ["predict", str(clip), "--weights", str(weights), "--out", str(out), "--uncertainty", "--samples", "2"]
+    arguments += ["--device", "cpu"]
     assert main(arguments) == 0
     assert files_in(out) == {"clip_label.mkv", "clip_overlay.mp4", "clip_uncertainty.mkv"}
     assert frame_count(clip) >= 5
@@ -420,6 +461,32 @@ def test_demo(tmp_path, monkeypatch, capsys):
     assert {path.name for path in out.iterdir()} == {"demo.png", "demo.pt"}
     Image.open(out / "demo.png").verify()
     assert main(["predict", str(out / "demo.png"), "--weights", str(out / "demo.pt"), "--out", str(out)]) == 0
+
+
+def test_demo_labels_images(tmp_path, monkeypatch, capsys, failing):
+    from segnet_ext import demo
+
+    monkeypatch.setattr(demo, "_costs", lambda implementation: {})
+    monkeypatch.setattr(demo, "comparison_table", lambda ours, plain: "table")
+    sizes = {"a.png": (40, 60), "b.jpg": (200, 120)}
+    for name, size in sizes.items():
+        Image.fromarray(np.random.default_rng(7).integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / name)
+    images = [str(tmp_path / name) for name in sizes]
+    assert main(["demo", "--image", *images, "--out", str(tmp_path / "out")]) == 0
+    first, _, agreement, table = capsys.readouterr().out.splitlines()
+    assert first.endswith("SegNet-Basic as trained on CamVid, for research") and table == "table"
+    assert float(re.search(r"([\d.]+) % of the pixels get the same class", agreement)[1]) > 98
+    sheet = np.array(Image.open(tmp_path / "out" / "demo.png"))
+    label = segnet_ext.SegNetBasic.from_pretrained("camvid")(
+        normalize(torch.from_numpy(resize_image(read_image(tmp_path / "a.png"), (180, 240)))[None])
+    ).argmax(1)[0]
+    middle = 24 + 2 * 90, 2 * 8 + 480 + 2 * 120  # of the first row's prediction, twice as large
+    assert tuple(sheet[middle]) == CAMVID.colors[label[90, 120]]
+
+    assert "does not exist" in failing("demo", "--image", tmp_path / "no.png", "--out", tmp_path / "new")
+    message = failing("demo", "--image", *images, "--seconds", "3")
+    assert message == "--seconds is for training, which --image leaves out"
+    assert not (tmp_path / "new").exists()
 
 
 def test_saved_bytes_counts_each_storage_once():

@@ -227,13 +227,13 @@ def test_training_form_takes_its_statistics_from_images(tmp_path, failing):
     arguments = ("convert", path, "--out", tmp_path / "a.pt", "--batch-norm", "training")
     assert "--statistics DIR go together" in failing(*arguments)
     assert "--statistics must be a folder" in failing(*arguments, "--statistics", tmp_path / "none")
-    assert "has no images" in failing(*arguments, "--statistics", tmp_path)
+    assert "has no image" in failing(*arguments, "--statistics", tmp_path)
 
     pixels = images(24, 32, n=3)
     folder = tmp_path / "images"
     folder.mkdir()
-    for i, image in enumerate(pixels):
-        Image.fromarray(image.numpy()).save(folder / f"{i}.png")
+    for name, image in zip(("0.png", "1.TGA", "2.tif"), pixels, strict=True):  # all lossless
+        Image.fromarray(image.numpy()).save(folder / name)
     checkpoint = convert(path, "--batch-norm", "training", "--statistics", str(folder), "--size", "24x32")
     assert checkpoint.model == "bayesian-segnet-basic"
 

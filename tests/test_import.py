@@ -46,9 +46,10 @@ def test_public_names():
 
 
 def test_needs_no_optional_package():
-    """`import segnet_ext` costs no more than torch and numpy."""
+    """`import segnet_ext`, and a trained model of the package's own, cost no more than torch and numpy."""
     absent = "for name in ('PIL', 'tqdm', 'torchmetrics', 'safetensors', 'pytest'): sys.modules[name] = None"
-    result = import_from(PACKAGE.parent, before=absent)
+    load = "import segnet_ext; segnet_ext.SegNetBasic.from_pretrained('camvid')"
+    result = import_from(PACKAGE.parent, before=f"{absent}\n{load}")
     assert result.returncode == 0, result.stderr
 
 

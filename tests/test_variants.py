@@ -116,9 +116,21 @@ def test_bad_arguments_and_input(name):
             make(2, width=4)(torch.zeros(1, 3, 16, 15))
 
 
-def test_freeze_refuses_them():
-    with pytest.raises(TypeError, match=r"^freeze: model must be .*got FCNBasic$"):
-        segnet_ext.freeze(models.FCNBasic(2, width=4))
+@pytest.mark.parametrize("name", VARIANTS)
+def test_frozen_they_give_the_same(name):
+    fast, plain = (model.eval() for model in pair(name, width=8))
+    for lrn in (True, False):
+        fast.lrn = plain.lrn = lrn
+        frozen = segnet_ext.freeze(fast)
+        for size in [(16, 16), (37, 45)]:
+            x = torch.rand(2, 3, *size, dtype=torch.float64)
+            with torch.inference_mode():
+                actual, expected = frozen(x), plain(x)
+                half = segnet_ext.freeze(fast, torch.bfloat16)(x)
+            torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+            assert half.dtype == torch.bfloat16 and not list(frozen.parameters())
+            assert float((half - expected).square().mean().sqrt() / expected.square().mean().sqrt()) < 0.15
+    assert not {buffer.data_ptr() for buffer in frozen.buffers()} & {value.data_ptr() for value in fast.parameters()}
 
 
 @pytest.mark.parametrize("name, model", [("bayesian-segnet-basic", "SegNetBasic"), ("bayesian-segnet", "SegNet")])

@@ -212,8 +212,8 @@ def test_a_missing_file(model, unchanged, tmp_path):
 
 
 def test_safetensors_missing(model, unchanged, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(ImportError, match="needs safetensors: pip install safetensors"):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ImportError, match=r"load_vgg16: reading vgg16\.safetensors needs safetensors: pip install"):
         model.load_vgg16(tmp_path / "vgg16.safetensors")
 
 

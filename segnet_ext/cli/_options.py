@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 
 import torch
 
+import segnet_ext
 from segnet_ext.errors import InputError
+from segnet_ext.pretrained import pretrained_files
 
 T = TypeVar("T")
 
@@ -87,6 +89,24 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def weights(text: str) -> Path:
+    """A file, or that of weights that come with the package."""
+    return pretrained_files().get(text) or Path(text)
+
+
+def add_weights(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Adds ``--weights``; ``default`` is a name in ``pretrained_files``."""
+    parser.add_argument(
+        "--weights",
+        type=weights,
+        required=default is None,
+        default=default,
+        metavar="FILE",
+        help="checkpoint of segnet-ext train or convert, or the name of weights that come with the package: "
+        f"{', '.join(pretrained_files())}" + (f" (default: {default})" if default else ""),
+    )
+
+
 def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=count, metavar="T", help="CPU threads to compute with (default: as torch chooses)"
@@ -105,15 +125,16 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--device", choices=("cpu", "cuda"), help="what to compute on (default: cuda where torch finds one, else cpu)"
+        "--device", choices=("cpu", "cuda"), help="what to compute on (default: cuda where there is one, else cpu)"
     )
 
 
 def device(options: argparse.Namespace) -> torch.device:
-    found = torch.cuda.is_available()
-    if options.device == "cuda" and not found:
-        raise InputError("--device cuda: torch finds no CUDA device here")
-    return torch.device(options.device or ("cuda" if found else "cpu"))
+    found, built = torch.cuda.is_available(), segnet_ext.build_info()["cuda"] is not None
+    if options.device == "cuda" and not (found and built):
+        reason = "segnet_ext was built without CUDA" if found else "torch finds no CUDA device here"
+        raise InputError(f"--device cuda: {reason}")
+    return torch.device(options.device or ("cuda" if found and built else "cpu"))
 
 
 def apply_threads(options: argparse.Namespace) -> None:

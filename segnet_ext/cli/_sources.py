@@ -72,7 +72,7 @@ def _walk(top: Path, skipped: set[Path]) -> Iterator[Path]:
             child for child in folders if not child.startswith(".") and (folder / child).resolve() not in skipped
         )
         for file in sorted(files):
-            if not file.startswith(".") and (_is_image(folder / file) or _is_video(folder / file)):
+            if not file.startswith(".") and (is_image(folder / file) or _is_video(folder / file)):
                 yield folder / file
 
 
@@ -80,7 +80,8 @@ def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Whether Pillow reads files with such a name."""
     from PIL import Image
 
     return Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN

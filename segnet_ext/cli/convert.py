@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from segnet_ext._files import make_folder
 from segnet_ext.cli import _options
+from segnet_ext.cli._sources import is_image
 from segnet_ext.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from segnet_ext.convert import SourceInput
 
 _BATCH = 4
-_IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def add_parser(commands: Any) -> None:
@@ -118,9 +118,9 @@ class _Batches:
     def __init__(self, folder: Path, size: tuple[int, int]) -> None:
         if not folder.is_dir():
             raise InputError(f"--statistics must be a folder, got {folder}")
-        self.paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGES)
+        self.paths = sorted(path for path in folder.iterdir() if is_image(path))
         if not self.paths:
-            raise InputError(f"--statistics {folder} has no images ({', '.join(_IMAGES)})")
+            raise InputError(f"--statistics {folder} has no image")
         self.size = size
 
     def __len__(self) -> int:

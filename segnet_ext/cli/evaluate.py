@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--split", default="val", help="train, val, test or what else the data set has (default: %(default)s)"
     )
-    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint of segnet-ext train")
+    _options.add_weights(parser)
     parser.add_argument(
         "--size",
         type=_options.size,

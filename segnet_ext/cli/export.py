@@ -22,12 +22,12 @@ def add_parser(commands: Any) -> None:
         "export",
         help="write a model for another runtime",
         formatter_class=_options.HelpFormatter,
-        description="Writes a checkpoint's SegNet or SegNet-Basic for images of any number and size: as an ONNX file "
+        description="Writes a checkpoint's model for images of any number and size: as an ONNX file "
         "of standard operators, compared with ONNX Runtime where that is installed, or as a program of torch.export, "
         "which is loaded after 'import segnet_ext'. Input: float32 [N, 3, H, W], as "
         "segnet_ext.data.images.normalize prepares images; output: the scores of the classes [N, K, H, W].",
     )
-    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint of segnet-ext train")
+    _options.add_weights(parser)
     parser.add_argument("--format", choices=("onnx", "torch-export"), required=True, help="what to write")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .onnx, or in .pt2")
     parser.add_argument(
@@ -62,15 +62,10 @@ def run(options: argparse.Namespace) -> int:
         "model": checkpoint.model,
         "input": f"RGB, 0 to 1, minus {list(IMAGENET_MEAN)}, divided by {list(IMAGENET_STD)}",
     }
-    try:
-        if onnx:
-            content = onnx_model(model, options.unpool or "select", metadata).SerializeToString()
-        else:
-            content = exported_program(model)
-    except TypeError as error:
-        raise InputError(
-            f"segnet-ext export is for SegNet and SegNet-Basic, Bayesian or not, got a checkpoint of {checkpoint.model}"
-        ) from error
+    if onnx:
+        content = onnx_model(model, options.unpool or "select", metadata).SerializeToString()
+    else:
+        content = exported_program(model)
     agreement = _compare(content, model, minimum) if onnx else ""
     make_folder(options.out.parent)
     write_atomically(options.out, lambda file: file.write(content))

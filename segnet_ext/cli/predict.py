@@ -18,7 +18,10 @@ from segnet_ext.cli import _options
 from segnet_ext.cli._sources import Source, check_outputs, find_sources
 from segnet_ext.errors import InputError, require
 from segnet_ext.inference import average_over_views, freeze, has_dropout, monte_carlo_dropout, view_size
-from segnet_ext.models import SegNet, SegNetBasic
+from segnet_ext.pretrained import pretrained_files
+
+# Passes of Monte Carlo dropout; the paper sees no gain above.
+_SAMPLES = 40
 
 
 def add_parser(commands: Any) -> None:
@@ -35,7 +38,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "inputs", type=Path, nargs="+", metavar="INPUT", help="image or video file of any size, or folder of such files"
     )
-    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint of segnet-ext train")
+    _options.add_weights(parser, default="segnet-basic-camvid")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
         "--size",
@@ -58,16 +61,14 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--samples",
         type=_options.count,
-        default=40,
         metavar="T",
-        help="passes of --uncertainty for each image (default: %(default)s)",
+        help=f"passes of --uncertainty for each image (default: {_SAMPLES})",
     )
     parser.add_argument(
         "--seed",
         type=_options.seed,
-        default=0,
         metavar="S",
-        help="decides the dropout masks, which are the same for every image (default: %(default)s)",
+        help="with --uncertainty: decides the dropout masks, the same for every image (default: 0)",
     )
     parser.add_argument(
         "--tta", action="store_true", help="test-time augmentation: average over the image and its mirror image"
@@ -79,6 +80,7 @@ def add_parser(commands: Any) -> None:
         help="with --tta, average over these multiples of --size too, such as 0.75,1,1.25 (default: 1)",
     )
     _options.add_threads(parser)
+    _options.add_device(parser)
     parser.set_defaults(run=run)
 
 
@@ -97,13 +99,15 @@ def run(options: argparse.Namespace) -> int:
     from segnet_ext.checkpoint import MODEL_TYPES, read_checkpoint
     from segnet_ext.data.images import image_size
 
+    for name, needed in (("samples", "uncertainty"), ("seed", "uncertainty"), ("tta_scales", "tta")):
+        if getattr(options, name) is not None and not getattr(options, needed):
+            raise InputError(f"--{name.replace('_', '-')} needs --{needed}")
+    device = _options.device(options)
     _options.apply_threads(options)
     checkpoint = read_checkpoint(options.weights)
     size = options.size or checkpoint.size
     minimum = MODEL_TYPES[checkpoint.model].minimum_size
     _options.check_size(size, checkpoint.model, minimum)
-    if options.tta_scales and not options.tta:
-        raise InputError("--tta-scales needs --tta")
     scales = (options.tta_scales or (1.0,)) if options.tta else None
     for scale in scales or ():
         _check_scale(scale, size, checkpoint.model, minimum)
@@ -132,11 +136,14 @@ def run(options: argparse.Namespace) -> int:
     predictor = Predictor(
         model,
         size,
-        samples=options.samples if options.uncertainty else None,
-        seed=options.seed,
+        samples=(options.samples or _SAMPLES) if options.uncertainty else None,
+        seed=options.seed or 0,
         scales=scales,
+        device=device,
     )
     make_folder(options.out)
+    if options.weights in pretrained_files().values():
+        _options.note(f"labelling with {options.weights.stem}, trained on CamVid, for research")
     with _options.progress_bar(total, "predict") as bar:
         for source in sources:
             write = _predict_video if source.is_video else _predict_image
@@ -163,6 +170,7 @@ class Predictor:
         samples: passes of Monte Carlo dropout for an image; None leaves dropout out.
         seed: decides the dropout masks.
         scales: of test-time augmentation; None leaves it out.
+        device: what to compute on; the model is moved there.
     """
 
     def __init__(
@@ -172,30 +180,32 @@ class Predictor:
         samples: int | None = None,
         seed: int = 0,
         scales: Sequence[float] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
-        if samples is None and type(model) in (SegNet, SegNetBasic):
+        if samples is None:
             model = freeze(model)
-        self._model = model
+        self._model = model.to(device)
         self._size = size
         self._samples = samples
         self._seed = seed
         self._scales = scales
+        self._device = device
 
     @torch.inference_mode()
     def __call__(self, image: Any) -> dict[str, Any]:
         """A uint8 RGB image [H, W, 3] to its ``label`` and, with ``samples``, ``uncertainty``, both uint8 [H, W]."""
         from segnet_ext.data.images import normalize, resize_image, uncertainty_map
 
-        seen = normalize(torch.from_numpy(resize_image(image, self._size))[None])
+        seen = normalize(torch.from_numpy(resize_image(image, self._size))[None].to(self._device))
         maps = self._maps(seen) if self._scales is None else average_over_views(self._maps, seen, self._scales)
         size = image.shape[:2]
         if self._samples is None:
-            return {"label": _best_class(maps, size).numpy()}
+            return {"label": _best_class(maps, size).cpu().numpy()}
         scores, variance = maps[:, :-1], maps[:, -1:]
         variance = F.interpolate(variance, size, mode="bilinear", align_corners=False)[0, 0]
         return {
-            "label": _best_class(scores, size).numpy(),
-            "uncertainty": uncertainty_map(variance, scores.shape[1]),
+            "label": _best_class(scores, size).cpu().numpy(),
+            "uncertainty": uncertainty_map(variance.cpu(), scores.shape[1]),
         }
 
     def _maps(self, seen: torch.Tensor) -> torch.Tensor:
@@ -210,8 +220,8 @@ class Predictor:
 def _best_class(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Scales scores [1, K, h, w] bilinearly to ``size`` and takes the best class, one class at a time: of a large image
     the scaled scores of all classes would take gigabytes."""
-    best = torch.full(size, -torch.inf)
-    label = torch.zeros(size, dtype=torch.uint8)
+    best = torch.full(size, -torch.inf, device=scores.device)
+    label = torch.zeros(size, dtype=torch.uint8, device=scores.device)
     for index in range(scores.shape[1]):
         scaled = F.interpolate(scores[:, index : index + 1], size, mode="bilinear", align_corners=False)[0, 0]
         better = scaled > best

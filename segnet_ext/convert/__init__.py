@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from segnet_ext._weights import read_weights
 from segnet_ext.checkpoint import MODEL_TYPES, Checkpoint
+from segnet_ext.classes import CAMVID, ClassSet
 from segnet_ext.convert.caffemodel import Blob, Layer, read_caffemodel
 from segnet_ext.convert.layouts import CAFFE_CLASSIFIERS, TORCH_LAYOUTS, Layers, TorchLayout, caffe_layers, our_layers
-from segnet_ext.data.classes import CAMVID, ClassSet
 from segnet_ext.data.images import IMAGENET_MEAN, IMAGENET_STD
-from segnet_ext.errors import InputError, require
+from segnet_ext.errors import InputError
 from segnet_ext.input_form import InputForm
 
 __all__ = ["Converted", "SourceInput", "convert_caffemodel", "convert_state_dict", "read_state_dict"]
@@ -213,24 +212,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: the file cannot be read or holds none.
     """
-    content: Any
     try:
-        if path.suffix == ".safetensors":
-            require(f"reading {path.name}", "safetensors")
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
-
-            try:
-                content = load_file(path)
-            except SafetensorError as error:
-                raise ValueError from error
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                content = torch.load(path, map_location="cpu", weights_only=True)
+        content, _ = read_weights(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except ValueError as error:
         raise InputError(
             f"{path} is cut short, not a file of weights, or holds objects that only its own program can read "
             "(save the state_dict alone there)"

@@ -4,9 +4,9 @@ from segnet_ext.errors import require
 
 require("segnet_ext.data", "PIL")
 
+from segnet_ext.classes import CAMVID, CAMVID32, CAMVID32_TO_11, SUNRGBD, ClassSet, palette  # noqa: E402
 from segnet_ext.data.augment import Augmentation  # noqa: E402
 from segnet_ext.data.camvid import camvid32_dataset, camvid32_to_11_dataset, camvid_dataset  # noqa: E402
-from segnet_ext.data.classes import CAMVID, CAMVID32, CAMVID32_TO_11, SUNRGBD, ClassSet, palette  # noqa: E402
 from segnet_ext.data.dataset import (  # noqa: E402
     EpochSampler,
     FileDataset,

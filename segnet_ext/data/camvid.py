@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from segnet_ext.data.classes import CAMVID, CAMVID32, CAMVID32_TO_11, ClassSet
+from segnet_ext.classes import CAMVID, CAMVID32, CAMVID32_TO_11, ClassSet
 from segnet_ext.data.dataset import FileDataset
 from segnet_ext.data.files import check_root, read_list, read_pairs
 from segnet_ext.data.labels import ColorLabels

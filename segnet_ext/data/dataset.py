@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from segnet_ext.classes import ClassSet
 from segnet_ext.data.augment import Augmentation
-from segnet_ext.data.classes import ClassSet
 from segnet_ext.data.images import Bytes, image_size, read_image, read_label, resize_image, resize_label
 from segnet_ext.data.labels import LabelTable
 from segnet_ext.errors import InputError

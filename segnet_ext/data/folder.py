@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from segnet_ext.data.classes import ClassSet, Color, palette
+from segnet_ext.classes import ClassSet, Color, palette
 from segnet_ext.data.dataset import FileDataset
 from segnet_ext.data.files import check_root, read_pairs
 from segnet_ext.data.labels import ColorLabels, LabelTable, ValueLabels

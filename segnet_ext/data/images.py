@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from segnet_ext.data.classes import Color
+from segnet_ext.classes import Color
 from segnet_ext.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segnet_ext.data.classes import Color
+from segnet_ext.classes import Color
 from segnet_ext.data.images import Bytes, read_label_colors, read_label_values
 from segnet_ext.errors import InputError
 

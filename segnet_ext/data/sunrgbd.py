@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from segnet_ext.data.classes import SUNRGBD
+from segnet_ext.classes import SUNRGBD
 from segnet_ext.data.dataset import FileDataset
 from segnet_ext.data.files import check_root
 from segnet_ext.data.images import Bytes, image_size

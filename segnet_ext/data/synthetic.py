@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from segnet_ext.data.classes import CAMVID, Color
+from segnet_ext.classes import CAMVID, Color
 from segnet_ext.data.dataset import MemoryDataset
 from segnet_ext.data.images import Bytes
 

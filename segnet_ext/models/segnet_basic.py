@@ -1,6 +1,9 @@
 """SegNet-Basic: four stages down, four up, 7x7 convolutions of one width."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +11,9 @@ from torch import Tensor, nn
 
 from .._model_common import check_arguments, check_input, check_width, dropout_layer, initialise
 from ..nn import BNReLUMaxPool2d, MaxUnpoolConv2d
+
+if TYPE_CHECKING:
+    from ..classes import ClassSet
 
 STAGES = (1, 2, 3, 4)
 # bayesian_segnet_basic_train.prototxt drops after pool3, pool4, conv_decode4 and conv_decode3.
@@ -97,6 +103,9 @@ class SegNetBasic(nn.Module):
         lrn: local response normalisation of the input across channels (size 5, alpha 1e-4, beta 0.75), as the authors'.
         width: channels of every stage; the authors' is 64.
 
+    Attributes:
+        classes: names and colours of the channels of the logits, where :meth:`from_pretrained` tells them; else None.
+
     Raises:
         ValueError: ``num_classes``, ``in_channels`` or ``width`` below 1, ``dropout`` outside [0, 1); in ``forward``,
             an input that is not [N, in_channels, H, W] with H, W >= 16.
@@ -119,7 +128,36 @@ class SegNetBasic(nn.Module):
         self.encoder = BasicEncoder(in_channels, width, dropout)
         self.decoder = BasicDecoder(width, dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.classes: ClassSet | None = None
         initialise(self, bn_bias=0.001)
+
+    @classmethod
+    def from_pretrained(cls, name: str) -> SegNetBasic:
+        """A trained model, with weights that come with this package: nothing is downloaded.
+
+        Args:
+            name: ``camvid``: street scenes in CamVid's eleven classes, trained at 180x240 for images in RGB, 0 to 1,
+                less ImageNet's mean (0.485, 0.456, 0.406), divided by its standard deviation (0.229, 0.224, 0.225), as
+                ``segnet_ext.data.images.normalize`` makes them. For research; the model card beside the weights,
+                ``segnet_ext/pretrained/segnet-basic-camvid.md``, has its figures and limits.
+
+        Returns:
+            The model in eval mode, float32, on the CPU; its ``classes`` has the names and colours.
+
+        Raises:
+            ValueError: there are no weights of this name; the message lists those there are.
+
+        >>> model = SegNetBasic.from_pretrained("camvid")
+        >>> model.classes.names[3]
+        'Road'
+        """
+        from ..pretrained import read_pretrained  # only now: it knows all models
+
+        checkpoint = read_pretrained(f"{cls.__name__}.from_pretrained", "segnet-basic", name)
+        model = cls(len(checkpoint.classes))
+        model.load_state_dict(checkpoint.weights)
+        model.classes = checkpoint.classes
+        return model.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 16, odd ones too."""

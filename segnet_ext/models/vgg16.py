@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._weights import read_weights
+from ..errors import InputError
+
 CONVS = (2, 2, 3, 3, 3)  # of each stage; a pool follows each stage
 BN_ENTRIES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -78,17 +81,10 @@ def _misfit(key: str, value: Any, target: Tensor) -> list[str]:
 def _read(path: Path) -> Mapping[str, Tensor]:
     """The state dict in a .safetensors or torch.save file."""
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except ImportError as error:
-        raise ImportError(f"load_vgg16: reading {path} needs safetensors: pip install safetensors") from error
-    except Exception as error:  # both readers meet damaged bytes with exceptions of any kind
+        content, _ = read_weights(path)
+    except InputError as error:
+        raise ImportError(f"load_vgg16: {error}") from error
+    except ValueError as error:
         raise ValueError(f"load_vgg16: {path} cannot be read: {error}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"load_vgg16: {path} must hold a state dict, got {type(content).__name__}")
