@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segnet_ext.distributed import ALONE, Processes
 from segnet_ext.errors import require
 
 # Boundaries this share of the image's diagonal apart still match (SegNet paper, section 4).
@@ -50,15 +51,19 @@ class SegmentationScores:
         require("segnet_ext.metrics", "torchmetrics")
         from torchmetrics.classification import MulticlassConfusionMatrix
 
-        # Labels are checked where they are read; torchmetrics' own check would sort every map again.
-        self._matrix = MulticlassConfusionMatrix(num_classes, ignore_index=num_classes, validate_args=False)
+        # Labels are checked where they are read; torchmetrics' own check would sort every map again. What several
+        # processes have gathered is added below, since torchmetrics would want it on a GPU for NCCL.
+        self._matrix = MulticlassConfusionMatrix(
+            num_classes, ignore_index=num_classes, validate_args=False, sync_on_compute=False
+        )
 
     def update(self, predicted: torch.Tensor, truth: torch.Tensor) -> None:
         """Adds class maps of one shape, with values 0 to K-1; K is void in ``truth``."""
         self._matrix.update(predicted, truth)
 
-    def compute(self) -> Scores:
-        return scores_from_confusion(self._matrix.compute())
+    def compute(self, processes: Processes = ALONE) -> Scores:
+        """The scores of all that was added, in all of these processes."""
+        return scores_from_confusion(processes.sum(self._matrix.confmat))
 
 
 def scores_from_confusion(matrix: torch.Tensor) -> Scores:

@@ -8,8 +8,10 @@ import csv
 import io
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,9 @@ from segnet_ext.cli import _options, _settings
 from segnet_ext.errors import InputError, require
 
 if TYPE_CHECKING:
+    from segnet_ext.checkpoint import Checkpoint
     from segnet_ext.data import FileDataset
+    from segnet_ext.distributed import Processes
     from segnet_ext.training import EpochResult, TrainingRun
 
 
@@ -33,7 +37,12 @@ def add_parser(commands: Any) -> None:
         description="Trains SegNet or SegNet-Basic on CamVid's published layout (train.txt, train/, trainannot/, "
         "val.txt, val/, valannot/): class-weighted cross-entropy, random mirroring, SGD with momentum, unless options "
         "say otherwise. After each epoch it evaluates on val and writes OUT/last.pt (to resume from), OUT/best.pt (the "
-        "epoch with the highest val mIoU) and OUT/log.csv.",
+        "epoch with the highest val mIoU) and OUT/log.csv. Ctrl-C ends the step that is being done and "
+        "saves all steps in OUT/last.pt; a second one stops at once, with OUT/last.pt as it was.",
+        epilog="Several processes: torchrun --nproc-per-node P -m segnet_ext train, and the same options. Each process "
+        "has its own --batch-size images of a batch (P times as many in all), --threads, --workers and, with --device "
+        "cuda, GPU. Loss, BatchNorm's statistics, gradients and scores are those of the whole batch, as of one process "
+        "with P times the --batch-size; the learning rate is as given. A run is resumed with as many processes.",
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with the data set")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for checkpoints and the log")
@@ -51,15 +60,23 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     require("segnet-ext train", "PIL", "tqdm", "torchmetrics")
+    from segnet_ext.distributed import join
+
+    _options.apply_threads(options)
+    with join(_options.device(options)) as processes:
+        return _run(options, processes)
+
+
+def _run(options: argparse.Namespace, processes: Processes) -> int:
+    """``run`` in each of the processes, of which the first prints and writes."""
     from segnet_ext.checkpoint import MODEL_TYPES
     from segnet_ext.data import Augmentation, Loader, camvid_dataset
     from segnet_ext.optim import OPTIMIZERS, schedule
     from segnet_ext.training import TrainingRun
 
-    _options.apply_threads(options)
-    device = _options.device(options)
+    device = processes.device
     saved = _saved_training(options)
-    settings = _settings.settle(options, saved["settings"] if saved else None)
+    settings = _settings.settle(options, saved["settings"] if saved else None, processes.size)
     if settings.amp == "fp16" and device.type != "cuda":
         raise InputError("--amp fp16 needs --device cuda; on the CPU there is --amp bf16")
     size = _options.size(settings.size)
@@ -83,15 +100,17 @@ def run(options: argparse.Namespace) -> int:
     if options.vgg16 is not None and not saved:
         _load_vgg16(model, options.vgg16)
     model.to(device)
+    if processes.rank > 0:  # for dropout, which should not be the same in all processes
+        torch.manual_seed(settings.seed + processes.rank)
     augmentation = Augmentation(settings.flip == "on", _options.scales(settings.scale), crop, settings.color)
-    batch = settings.batch_size * settings.accumulate
-    loader = Loader(train, batch, settings.seed, options.workers, augmentation)
+    batch = settings.batch_size * processes.size
+    loader = Loader(train, batch * settings.accumulate, settings.seed, options.workers, augmentation, processes)
     optimizer = OPTIMIZERS[settings.optimizer](model, settings.lr, settings.momentum, settings.weight_decay)
     training = TrainingRun(
         model,
         optimizer,
         loader,
-        Loader(val, settings.batch_size, workers=options.workers),
+        Loader(val, batch, workers=options.workers, processes=processes),
         weights,
         amp={"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.amp],
         scheduler=schedule(
@@ -114,33 +133,41 @@ def run(options: argparse.Namespace) -> int:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"the training state in {options.out / 'last.pt'} is damaged: {error}") from error
 
-    make_folder(options.out)
-    _introduce(settings, model, train, val, weights)
+    if processes.first:
+        make_folder(options.out)
+        _introduce(settings, model, train, val, weights)
     try:
-        with _interrupts_between_steps() as check_interrupt:
+        with _interrupts_between_steps(processes) as check_interrupt:
             _train(training, settings, options.out, check_interrupt)
     except KeyboardInterrupt as interrupt:
+        if not processes.first:
+            return 130
         raise KeyboardInterrupt(f"interrupted; {_kept(options.out / 'last.pt')}") from interrupt
     return 0
 
 
-@contextlib.contextmanager
-def _interrupts_between_steps() -> Iterator[Callable[[], None]]:
-    """Yields a function that raises KeyboardInterrupt if Ctrl-C came since; a second Ctrl-C raises it at once.
+class _Interrupted(KeyboardInterrupt):
+    """Ctrl-C, raised where the run can be saved."""
 
-    Raised wherever Python happens to be, it may be in a destructor, which loses it.
+
+@contextlib.contextmanager
+def _interrupts_between_steps(processes: Processes) -> Iterator[Callable[[], None]]:
+    """Yields a function that raises _Interrupted if Ctrl-C came since, to any of the processes, which all call it.
+
+    Raised wherever Python happens to be, it may be in a destructor, which loses it. A second Ctrl-C raises
+    KeyboardInterrupt at once; but not of several processes, of which torchrun sends each another one.
     """
     asked = False
 
     def ask(signum: int, frame: object) -> None:
         nonlocal asked
-        if asked:
+        if asked and processes.size == 1:
             raise KeyboardInterrupt
         asked = True
 
     def check() -> None:
-        if asked:
-            raise KeyboardInterrupt
+        if processes.total(asked):
+            raise _Interrupted
 
     if threading.current_thread() is not threading.main_thread():
         yield check  # only the main thread hears signals
@@ -160,7 +187,10 @@ def _kept(last: Path) -> str:
         return "no epoch was finished"
     state = read_checkpoint(last).training
     assert state is not None
-    return f"{last} holds epoch {len(state['run']['history'])}"
+    steps = state["run"]["partial"]["steps"]
+    more = f" and {steps} {'step' if steps == 1 else 'steps'} of the next" if steps else ""
+    epochs = len(state["run"]["history"])
+    return f"{last} holds {epochs} {'epoch' if epochs == 1 else 'epochs'}{more}"
 
 
 def _saved_training(options: argparse.Namespace) -> dict[str, Any] | None:
@@ -228,18 +258,35 @@ def _introduce(
     _options.note(f"class weights: {shown}")
 
 
-def _train(training: TrainingRun, settings: _settings.Settings, out: Path, check_interrupt: Callable[[], None]) -> None:
-    if training.epoch >= settings.epochs:
+def _train(
+    training: TrainingRun,
+    settings: _settings.Settings,
+    out: Path,
+    check_interrupt: Callable[[], None],
+) -> None:
+    first = training.processes.first
+    if training.epoch >= settings.epochs and first:
         done = f"{out / 'last.pt'} already has {training.epoch} epochs"
         _options.note(f"{done}; nothing to do for --epochs {settings.epochs}")
+    started, epochs_before = time.monotonic(), training.epoch
     while training.epoch < settings.epochs:
-        result = _run_epoch(training, settings.epochs, check_interrupt)
+        try:
+            result = _run_epoch(training, settings.epochs, check_interrupt)
+        except _Interrupted:
+            _save_last(training, settings, out)
+            raise
         _save(training, settings, out)
+        if not first:
+            continue
+        now = time.monotonic()
+        left = timedelta(
+            seconds=round((now - started) / (result.epoch - epochs_before) * (settings.epochs - result.epoch))
+        )
         print(
             f"epoch {result.epoch:3}/{settings.epochs}  loss {result.loss:.4f}  "
             f"val: G {100 * result.global_accuracy:.2f}  C {100 * result.class_average:.2f}  "
             f"mIoU {100 * result.mean_iou:.2f} %  "
-            f"({result.seconds:.0f} s, {result.images_per_second:.1f} images/s)",
+            f"({result.seconds:.0f} s, {result.images_per_second:.1f} images/s, {left} left)",
             flush=True,
         )
 
@@ -248,7 +295,8 @@ def _run_epoch(training: TrainingRun, epochs: int, check_interrupt: Callable[[],
     from segnet_ext.training import evaluate
 
     label = f"epoch {training.epoch + 1}/{epochs}"
-    with _options.progress_bar(len(training.train.dataset), label) as bar:
+    shown = training.processes.first
+    with _options.progress_bar(len(training.train.dataset), label, training.partial.images, shown) as bar:
         mean = None
 
         def on_step(images: int, loss: float) -> None:
@@ -259,7 +307,7 @@ def _run_epoch(training: TrainingRun, epochs: int, check_interrupt: Callable[[],
             check_interrupt()
 
         trained = training.train_epoch(on_step)
-    with _options.progress_bar(len(training.val.dataset), f"{label} val") as bar:
+    with _options.progress_bar(len(training.val.dataset), f"{label} val", shown=shown) as bar:
 
         def on_batch(images: int) -> None:
             bar.update(images)
@@ -271,22 +319,35 @@ def _run_epoch(training: TrainingRun, epochs: int, check_interrupt: Callable[[],
 
 def _save(training: TrainingRun, settings: _settings.Settings, out: Path) -> None:
     """Writes best.pt before last.pt and the log after it: wherever it is cut off, resuming makes all three whole."""
-    from segnet_ext.checkpoint import Checkpoint, write_checkpoint
+    from segnet_ext.checkpoint import write_checkpoint
 
-    dataset = training.train.dataset
-    checkpoint = Checkpoint(
+    latest = training.history[-1]
+    if training.processes.first and latest.mean_iou >= max(result.mean_iou for result in training.history):
+        write_checkpoint(out / "best.pt", _checkpoint(training, settings))
+    _save_last(training, settings, out)
+    if training.processes.first:
+        log = io.StringIO()
+        table = csv.DictWriter(log, [field.name for field in fields(latest)])
+        table.writeheader()
+        table.writerows(asdict(result) for result in training.history)
+        write_atomically(out / "log.csv", lambda file: file.write(log.getvalue().encode()))
+
+
+def _save_last(training: TrainingRun, settings: _settings.Settings, out: Path) -> None:
+    from segnet_ext.checkpoint import write_checkpoint
+
+    run = training.state_dict()  # which all processes must ask for
+    if training.processes.first:
+        state = {"settings": asdict(settings), "data": training.train.dataset.fingerprint(), "run": run}
+        write_checkpoint(out / "last.pt", replace(_checkpoint(training, settings), training=state))
+
+
+def _checkpoint(training: TrainingRun, settings: _settings.Settings) -> Checkpoint:
+    from segnet_ext.checkpoint import Checkpoint
+
+    return Checkpoint(
         model=settings.model,
-        classes=dataset.classes,
+        classes=training.train.dataset.classes,
         size=_options.size(settings.size),
         weights=training.evaluated.state_dict(),
     )
-    latest = training.history[-1]
-    if latest.mean_iou >= max(result.mean_iou for result in training.history):
-        write_checkpoint(out / "best.pt", checkpoint)
-    state = {"settings": asdict(settings), "data": dataset.fingerprint(), "run": training.state_dict()}
-    write_checkpoint(out / "last.pt", replace(checkpoint, training=state))
-    log = io.StringIO()
-    table = csv.DictWriter(log, [field.name for field in fields(latest)])
-    table.writeheader()
-    table.writerows(asdict(result) for result in training.history)
-    write_atomically(out / "log.csv", lambda file: file.write(log.getvalue().encode()))
