@@ -83,6 +83,31 @@ def scores_from_confusion(matrix: torch.Tensor) -> Scores:
     )
 
 
+class ImageScores:
+    """Gathers the mean IoU of each image alone, over the classes in its truth or prediction.
+
+    Attributes:
+        mean_iou: of the images in the order in which they were added; NaN for one that is all void.
+
+    >>> scores = ImageScores(num_classes=2)
+    >>> scores.update(torch.tensor([[[0, 0, 1, 1]], [[0, 0, 0, 0]]]), torch.tensor([[[0, 0, 1, 1]], [[0, 1, 2, 2]]]))
+    >>> scores.mean_iou
+    [1.0, 0.25]
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.mean_iou: list[float] = []
+
+    def update(self, predicted: torch.Tensor, truth: torch.Tensor) -> None:
+        """Adds class maps [N, H, W] with values 0 to K-1; K is void in ``truth``."""
+        k = self.num_classes
+        for guess, true in zip(predicted, truth, strict=True):
+            seen = true != k
+            pairs = (k * true[seen] + guess[seen]).bincount(minlength=k * k)
+            self.mean_iou.append(scores_from_confusion(pairs.view(k, k)).mean_iou)
+
+
 @dataclass(frozen=True)
 class BoundaryF1:
     """Boundary F1 between 0 and 1.

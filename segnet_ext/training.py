@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from segnet_ext.data.dataset import Loader
 from segnet_ext.data.images import normalize
 from segnet_ext.errors import InputError
 from segnet_ext.loss import loss_denominator, segmentation_loss
-from segnet_ext.metrics import BoundaryScores, Scores, SegmentationScores
+from segnet_ext.metrics import BoundaryScores, ImageScores, Scores, SegmentationScores
 from segnet_ext.nn import convert_sync_batchnorm
 
 # Images that BatchNorm's statistics are computed over again after an epoch.
@@ -37,7 +37,7 @@ def evaluate(
     model: nn.Module,
     loader: Loader,
     on_batch: Callable[[int], object] = lambda images: None,
-    boundary: BoundaryScores | None = None,
+    others: Sequence[BoundaryScores | ImageScores] = (),
 ) -> Scores:
     """Scores of the model in eval mode, which is put back after.
 
@@ -45,7 +45,7 @@ def evaluate(
         model: of the loader's classes.
         loader: without a seed. If several processes share it, each gets the scores of all images.
         on_batch: hears the number of images done, in all processes.
-        boundary: is given every prediction, too.
+        others: are given every prediction of this process, too.
     """
     processes = loader.processes
     scores = SegmentationScores(len(loader.dataset.classes))
@@ -56,8 +56,8 @@ def evaluate(
         for images, target in loader:
             predicted = predict_classes(model, images.to(device)).cpu()
             scores.update(predicted, target)
-            if boundary is not None:
-                boundary.update(predicted, target)
+            for other in others:
+                other.update(predicted, target)
             on_batch(int(processes.total(len(images))))
     finally:
         model.train(was_training)

@@ -36,7 +36,7 @@ def arguments(camvid: Path, out: Path, *more: str, epochs: int = 2) -> list[str]
     return [*base, "--threads", "1", *more]
 
 
-FILES = {"last.pt", "best.pt", "log.csv"}
+FILES = {"last.pt", "best.pt", "log.csv", "curves.png", "predictions.png"}
 FRESH = ("--model", "segnet-basic", "--size", "16x24", "--batch-size", "2", "--lr", "0.05")
 
 
@@ -64,6 +64,9 @@ def failing(capsys):
 
 def test_train_writes_checkpoints_and_log(trained):
     assert {path.name for path in trained.iterdir()} == FILES
+    for name, size in (("curves.png", (1320, 418)), ("predictions.png", (1112, 912))):
+        with Image.open(trained / name) as picture:
+            assert picture.size == size
     with open(trained / "log.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import csv
 import io
+import math
 import signal
 import threading
 import time
@@ -20,13 +21,18 @@ from torch import nn
 
 from segnet_ext._files import make_folder, write_atomically
 from segnet_ext.cli import _options, _settings
+from segnet_ext.cli._curves import draw_curves
 from segnet_ext.errors import InputError, require
 
 if TYPE_CHECKING:
     from segnet_ext.checkpoint import Checkpoint
-    from segnet_ext.data import FileDataset
+    from segnet_ext.data import FileDataset, Loader
     from segnet_ext.distributed import Processes
     from segnet_ext.training import EpochResult, TrainingRun
+
+
+# Epochs may be much shorter than the drawing.
+_SECONDS_BETWEEN_CURVES = 10
 
 
 def add_parser(commands: Any) -> None:
@@ -37,7 +43,8 @@ def add_parser(commands: Any) -> None:
         description="Trains SegNet or SegNet-Basic on CamVid's published layout (train.txt, train/, trainannot/, "
         "val.txt, val/, valannot/): class-weighted cross-entropy, random mirroring, SGD with momentum, unless options "
         "say otherwise. After each epoch it evaluates on val and writes OUT/last.pt (to resume from), OUT/best.pt (the "
-        "epoch with the highest val mIoU) and OUT/log.csv. Ctrl-C ends the step that is being done and "
+        "epoch with the highest val mIoU), OUT/log.csv and OUT/curves.png; at the end OUT/predictions.png, where val "
+        "images stand beside truth and the prediction of OUT/best.pt. Ctrl-C ends the step that is being done and "
         "saves all steps in OUT/last.pt; a second one stops at once, with OUT/last.pt as it was.",
         epilog="Several processes: torchrun --nproc-per-node P -m segnet_ext train, and the same options. Each process "
         "has its own --batch-size images of a batch (P times as many in all), --threads, --workers and, with --device "
@@ -59,7 +66,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    require("segnet-ext train", "PIL", "tqdm", "torchmetrics")
+    require("segnet-ext train", "PIL", "tqdm", "torchmetrics", "matplotlib")
     from segnet_ext.distributed import join
 
     _options.apply_threads(options)
@@ -143,6 +150,8 @@ def _run(options: argparse.Namespace, processes: Processes) -> int:
         if not processes.first:
             return 130
         raise KeyboardInterrupt(f"interrupted; {_kept(options.out / 'last.pt')}") from interrupt
+    if processes.first:
+        _write_predictions(options.out, Loader(val, settings.batch_size, workers=options.workers), device)
     return 0
 
 
@@ -268,7 +277,7 @@ def _train(
     if training.epoch >= settings.epochs and first:
         done = f"{out / 'last.pt'} already has {training.epoch} epochs"
         _options.note(f"{done}; nothing to do for --epochs {settings.epochs}")
-    started, epochs_before = time.monotonic(), training.epoch
+    started, epochs_before, drawn = time.monotonic(), training.epoch, -math.inf
     while training.epoch < settings.epochs:
         try:
             result = _run_epoch(training, settings.epochs, check_interrupt)
@@ -289,6 +298,23 @@ def _train(
             f"({result.seconds:.0f} s, {result.images_per_second:.1f} images/s, {left} left)",
             flush=True,
         )
+        if now - drawn > _SECONDS_BETWEEN_CURVES or result.epoch == settings.epochs:
+            write_atomically(out / "curves.png", lambda file: draw_curves(training.history, file))
+            drawn = now
+
+
+def _write_predictions(out: Path, val: Loader, device: torch.device) -> None:
+    """Draws what best.pt makes of val."""
+    from segnet_ext.checkpoint import read_checkpoint
+    from segnet_ext.cli._sheet import write_sheet
+    from segnet_ext.metrics import ImageScores
+    from segnet_ext.training import evaluate
+
+    scores = ImageScores(len(val.dataset.classes))
+    model = read_checkpoint(out / "best.pt").build_model().to(device)
+    with _options.progress_bar(len(val.dataset), "predictions") as bar:
+        evaluate(model, val, bar.update, [scores])
+    write_sheet(out / "predictions.png", model, val.dataset, scores.mean_iou, "val")
 
 
 def _run_epoch(training: TrainingRun, epochs: int, check_interrupt: Callable[[], None]) -> EpochResult:

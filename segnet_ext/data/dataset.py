@@ -49,6 +49,10 @@ class SegmentationDataset(Dataset[Batch], ABC):
     def fingerprint(self) -> str:
         """Tells apart data sets that would make different training runs; does not depend on where the files lie."""
 
+    def name(self, index: int) -> str:
+        """What to call the sample."""
+        return f"image {index}"
+
     def __getitem__(self, index: int) -> Batch:
         return _tensors(self.load(index))
 
@@ -75,6 +79,9 @@ class FileDataset(SegmentationDataset):
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def name(self, index: int) -> str:
+        return self.pairs[index][0].name
 
     def check_files(self) -> None:
         """Opens every file's header, so that a missing or mismatched file is found before training starts."""
