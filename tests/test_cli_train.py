@@ -301,6 +301,28 @@ def test_an_epoch_that_was_interrupted_goes_on(camvid, tmp_path, capsys, monkeyp
     assert losses[0] == losses[1]
 
 
+def test_tensorboard(camvid, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert main(arguments(camvid, tmp_path, *FRESH, epochs=1)) == 0
+    for epochs in (2, 3):
+        assert main(arguments(camvid, tmp_path, "--resume", "--tensorboard", epochs=epochs)) == 0
+    with open(tmp_path / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for tag, name in (("train/loss", "loss"), ("train/lr", "lr"), ("val/mean_iou", "mean_iou")):
+        scalars = events.Scalars(tag)
+        assert [scalar.step for scalar in scalars] == [1, 2, 3]
+        assert [scalar.value for scalar in scalars] == pytest.approx([float(row[name]) for row in rows])
+
+
+def test_tensorboard_is_asked_for_by_name(camvid, tmp_path, failing, monkeypatch):
+    monkeypatch.setattr("segnet_ext.errors._is_installed", lambda module: module != "tensorboard")
+    message = failing(arguments(camvid, tmp_path / "out", *FRESH, "--tensorboard"))
+    assert message == "--tensorboard needs tensorboard: pip install 'segnet_ext[tensorboard]'"
+
+
 def test_segnet_from_vgg16(camvid, tmp_path, thread_count, failing):
     channels = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256)]
     channels += [(256, 512)] + [(512, 512)] * 5

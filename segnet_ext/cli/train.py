@@ -59,6 +59,11 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="go on from OUT/last.pt; settings not given are taken from it, and changed ones are refused",
     )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="also write what log.csv has as event files to OUT/tensorboard (needs the package tensorboard)",
+    )
     _options.add_workers(parser)
     _options.add_threads(parser)
     _options.add_device(parser)
@@ -69,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
     require("segnet-ext train", "PIL", "tqdm", "torchmetrics", "matplotlib")
     from segnet_ext.distributed import join
 
+    if options.tensorboard:
+        require("--tensorboard", "tensorboard", extra="tensorboard")
     _options.apply_threads(options)
     with join(_options.device(options)) as processes:
         return _run(options, processes)
@@ -144,8 +151,8 @@ def _run(options: argparse.Namespace, processes: Processes) -> int:
         make_folder(options.out)
         _introduce(settings, model, train, val, weights)
     try:
-        with _interrupts_between_steps(processes) as check_interrupt:
-            _train(training, settings, options.out, check_interrupt)
+        with _epoch_log(options, training) as log_epoch, _interrupts_between_steps(processes) as check_interrupt:
+            _train(training, settings, options.out, check_interrupt, log_epoch)
     except KeyboardInterrupt as interrupt:
         if not processes.first:
             return 130
@@ -153,6 +160,17 @@ def _run(options: argparse.Namespace, processes: Processes) -> int:
     if processes.first:
         _write_predictions(options.out, Loader(val, settings.batch_size, workers=options.workers), device)
     return 0
+
+
+def _epoch_log(
+    options: argparse.Namespace, training: TrainingRun
+) -> contextlib.AbstractContextManager[Callable[[EpochResult], object]]:
+    """A function that hears of each epoch, for --tensorboard."""
+    if not (options.tensorboard and training.processes.first):
+        return contextlib.nullcontext(lambda result: None)
+    from segnet_ext.cli._tensorboard import event_files
+
+    return event_files(options.out / "tensorboard", training.history)
 
 
 class _Interrupted(KeyboardInterrupt):
@@ -272,6 +290,7 @@ def _train(
     settings: _settings.Settings,
     out: Path,
     check_interrupt: Callable[[], None],
+    log_epoch: Callable[[EpochResult], object],
 ) -> None:
     first = training.processes.first
     if training.epoch >= settings.epochs and first:
@@ -287,6 +306,7 @@ def _train(
         _save(training, settings, out)
         if not first:
             continue
+        log_epoch(result)
         now = time.monotonic()
         left = timedelta(
             seconds=round((now - started) / (result.epoch - epochs_before) * (settings.epochs - result.epoch))
