@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 import segnet_ext
 from segnet_ext import reference
 from segnet_ext._files import make_folder, write_atomically
 from segnet_ext.checkpoint import Checkpoint, write_checkpoint
-from segnet_ext.data import CAMVID, Augmentation, ClassSet, Loader, MemoryDataset, synthetic_dataset
+from segnet_ext.data import CAMVID, Augmentation, Loader, MemoryDataset, synthetic_dataset
 from segnet_ext.data.dataset import Batch
-from segnet_ext.data.images import Bytes, colorize, normalize, overlay, read_image, resize_image
+from segnet_ext.data.images import Bytes, normalize, read_image, resize_image
 from segnet_ext.loss import median_frequency_weights
 from segnet_ext.measure import Cost, measure_apart
+from segnet_ext.pictures import Row, prediction_sheet
 from segnet_ext.pretrained import read_pretrained
 from segnet_ext.training import TrainingRun, evaluate, predict_classes
 
@@ -43,7 +43,7 @@ def run_demo(seconds: float, out: Path) -> None:
     model = train_for(seconds, train, val)
 
     write_checkpoint(out / "demo.pt", Checkpoint("segnet-basic", CAMVID, _SIZE, model.state_dict()))
-    picture = prediction_sheet(model, val, _PICTURE_ROWS)
+    picture = prediction_sheet(predictions(model, val, _PICTURE_ROWS), CAMVID)
     write_atomically(out / "demo.png", lambda file: picture.save(file, format="PNG"))
     print(f"wrote {out / 'demo.png'} (input, truth, prediction) and {out / 'demo.pt'}\n", flush=True)
     _compare(model, val.images)
@@ -56,12 +56,11 @@ def label_images(paths: Sequence[Path], out: Path) -> None:
     model = checkpoint.build_model()
     images = [resize_image(read_image(path), checkpoint.size) for path in paths]
     make_folder(out)
-    panels = []
+    rows = []
     for image in images:
         (label,) = predict_classes(model, torch.from_numpy(image[None])).numpy().astype(np.uint8)
-        colors = checkpoint.classes.colors
-        panels.append((image, colorize(label, colors), overlay(image, label, colors)))
-    picture = _lay_out(panels, ("input", "prediction", "overlay"), checkpoint.classes, zoom=2)
+        rows.append(Row(image, None, label))
+    picture = prediction_sheet(rows, checkpoint.classes)
     write_atomically(out / "demo.png", lambda file: picture.save(file, format="PNG"))
     print(f"wrote {out / 'demo.png'}: SegNet-Basic as trained on CamVid, for research\n", flush=True)
     _compare(model, images)
@@ -162,43 +161,8 @@ def _mebi(count: int | None) -> float | None:
     return None if count is None else count / 2**20
 
 
-def prediction_sheet(model: nn.Module, dataset: MemoryDataset, rows: int) -> Image.Image:
-    """A picture with a row for each of the first images: input, truth, prediction; the classes' colours below."""
-    images, labels = dataset.images[:rows], dataset.labels[:rows]
+def predictions(model: nn.Module, dataset: MemoryDataset, count: int) -> list[Row]:
+    """Input, truth and prediction of the first images."""
+    images, labels = dataset.images[:count], dataset.labels[:count]
     predicted = predict_classes(model, torch.from_numpy(np.stack(images))).numpy().astype(np.uint8)
-    colors = dataset.classes.colors
-    panels = [
-        (image, colorize(label, colors), colorize(guess, colors))
-        for image, label, guess in zip(images, labels, predicted, strict=True)
-    ]
-    return _lay_out(panels, ("input", "truth", "prediction"), dataset.classes, zoom=3)
-
-
-def _lay_out(
-    panels: list[tuple[Bytes, Bytes, Bytes]], titles: tuple[str, str, str], classes: ClassSet, zoom: int, gap: int = 8
-) -> Image.Image:
-    height, width = (zoom * side for side in panels[0][0].shape[:2])
-    title_height, legend_columns, legend_row = 24, 6, 22
-    legend_rows = -(-len(classes) // legend_columns)
-    sheet = Image.new(
-        "RGB",
-        (3 * width + 4 * gap, title_height + len(panels) * (height + gap) + legend_rows * legend_row + 2 * gap),
-        (24, 24, 28),
-    )
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(14)
-    for column, title in enumerate(titles):
-        middle = gap + column * (width + gap) + width // 2
-        draw.text((middle, title_height // 2 + 2), title, fill=(235, 235, 235), font=font, anchor="mm")
-    for row, panel in enumerate(panels):
-        for column, pixels in enumerate(panel):
-            smooth = Image.Resampling.BICUBIC if titles[column] in ("input", "overlay") else Image.Resampling.NEAREST
-            tile = Image.fromarray(pixels).resize((width, height), smooth)
-            sheet.paste(tile, (gap + column * (width + gap), title_height + row * (height + gap)))
-    top = title_height + len(panels) * (height + gap) + gap
-    cell = (sheet.width - 2 * gap) // legend_columns
-    for index, (name, color) in enumerate(zip(classes.names, classes.colors, strict=True)):
-        x, y = gap + index % legend_columns * cell, top + index // legend_columns * legend_row
-        draw.rectangle((x, y, x + 14, y + 14), fill=color, outline=(235, 235, 235))
-        draw.text((x + 20, y + 7), name, fill=(235, 235, 235), font=font, anchor="lm")
-    return sheet
+    return [Row(*maps) for maps in zip(images, labels, predicted, strict=True)]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segnet_ext.distributed import ALONE, Processes
 from segnet_ext.errors import require
 
 # Boundaries this share of the image's diagonal apart still match (SegNet paper, section 4).
@@ -50,15 +51,19 @@ class SegmentationScores:
         require("segnet_ext.metrics", "torchmetrics")
         from torchmetrics.classification import MulticlassConfusionMatrix
 
-        # Labels are checked where they are read; torchmetrics' own check would sort every map again.
-        self._matrix = MulticlassConfusionMatrix(num_classes, ignore_index=num_classes, validate_args=False)
+        # Labels are checked where they are read; torchmetrics' own check would sort every map again. What several
+        # processes have gathered is added below, since torchmetrics would want it on a GPU for NCCL.
+        self._matrix = MulticlassConfusionMatrix(
+            num_classes, ignore_index=num_classes, validate_args=False, sync_on_compute=False
+        )
 
     def update(self, predicted: torch.Tensor, truth: torch.Tensor) -> None:
         """Adds class maps of one shape, with values 0 to K-1; K is void in ``truth``."""
         self._matrix.update(predicted, truth)
 
-    def compute(self) -> Scores:
-        return scores_from_confusion(self._matrix.compute())
+    def compute(self, processes: Processes = ALONE) -> Scores:
+        """The scores of all that was added, in all of these processes."""
+        return scores_from_confusion(processes.sum(self._matrix.confmat))
 
 
 def scores_from_confusion(matrix: torch.Tensor) -> Scores:
@@ -76,6 +81,31 @@ def scores_from_confusion(matrix: torch.Tensor) -> Scores:
         pixels=true.long(),
         confusion=confusion,
     )
+
+
+class ImageScores:
+    """Gathers the mean IoU of each image alone, over the classes in its truth or prediction.
+
+    Attributes:
+        mean_iou: of the images in the order in which they were added; NaN for one that is all void.
+
+    >>> scores = ImageScores(num_classes=2)
+    >>> scores.update(torch.tensor([[[0, 0, 1, 1]], [[0, 0, 0, 0]]]), torch.tensor([[[0, 0, 1, 1]], [[0, 1, 2, 2]]]))
+    >>> scores.mean_iou
+    [1.0, 0.25]
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.mean_iou: list[float] = []
+
+    def update(self, predicted: torch.Tensor, truth: torch.Tensor) -> None:
+        """Adds class maps [N, H, W] with values 0 to K-1; K is void in ``truth``."""
+        k = self.num_classes
+        for guess, true in zip(predicted, truth, strict=True):
+            seen = true != k
+            pairs = (k * true[seen] + guess[seen]).bincount(minlength=k * k)
+            self.mean_iou.append(scores_from_confusion(pairs.view(k, k)).mean_iou)
 
 
 @dataclass(frozen=True)

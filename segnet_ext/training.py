@@ -6,12 +6,13 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, update_bn
 
@@ -19,7 +20,8 @@ from segnet_ext.data.dataset import Loader
 from segnet_ext.data.images import normalize
 from segnet_ext.errors import InputError
 from segnet_ext.loss import loss_denominator, segmentation_loss
-from segnet_ext.metrics import BoundaryScores, Scores, SegmentationScores
+from segnet_ext.metrics import BoundaryScores, ImageScores, Scores, SegmentationScores
+from segnet_ext.nn import convert_sync_batchnorm
 
 # Images that BatchNorm's statistics are computed over again after an epoch.
 STATISTICS_IMAGES = 64
@@ -35,16 +37,17 @@ def evaluate(
     model: nn.Module,
     loader: Loader,
     on_batch: Callable[[int], object] = lambda images: None,
-    boundary: BoundaryScores | None = None,
+    others: Sequence[BoundaryScores | ImageScores] = (),
 ) -> Scores:
     """Scores of the model in eval mode, which is put back after.
 
     Args:
         model: of the loader's classes.
-        loader: without a seed.
-        on_batch: hears the number of images done.
-        boundary: is given every prediction, too.
+        loader: without a seed. If several processes share it, each gets the scores of all images.
+        on_batch: hears the number of images done, in all processes.
+        others: are given every prediction of this process, too.
     """
+    processes = loader.processes
     scores = SegmentationScores(len(loader.dataset.classes))
     device = next(model.parameters()).device
     was_training = model.training
@@ -53,12 +56,12 @@ def evaluate(
         for images, target in loader:
             predicted = predict_classes(model, images.to(device)).cpu()
             scores.update(predicted, target)
-            if boundary is not None:
-                boundary.update(predicted, target)
-            on_batch(len(images))
+            for other in others:
+                other.update(predicted, target)
+            on_batch(int(processes.total(len(images))))
     finally:
         model.train(was_training)
-    return scores.compute()
+    return scores.compute(processes)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,22 @@ class TrainedEpoch:
     seconds: float
 
 
+@dataclass
+class PartialEpoch:
+    """How far an epoch that is not in the history has come.
+
+    ``steps`` and ``images`` are done, their losses times their images add up to ``loss_sum``, ``lr`` was the last
+    step's. ``trained``: so are all steps, and BatchNorm's statistics are recomputed.
+    """
+
+    steps: int = 0
+    loss_sum: float = 0.0
+    images: int = 0
+    lr: float = 0.0
+    seconds: float = 0.0
+    trained: bool = False
+
+
 def exponential_average(model: nn.Module, decay: float) -> AveragedModel:
     """A copy of the model that ``update_parameters`` moves towards it by ``1 - decay``; by more in the first steps, in
     which the average would else be of the weights that the model began with."""
@@ -105,11 +124,17 @@ def exponential_average(model: nn.Module, decay: float) -> AveragedModel:
 class TrainingRun:
     """A model, its optimiser, and how far they have come.
 
-    ``state_dict`` between two epochs holds all that decides what follows: put back by ``load_state_dict`` on a run
-    made with the same settings, it goes on bit by bit as the first would have (on one thread).
+    ``state_dict`` between two steps, batches of evaluation or epochs holds all that decides what follows: put back by
+    ``load_state_dict`` on a run made with the same settings, it goes on bit by bit as the first would have (on one
+    thread).
+
+    If several processes share the loaders, they train as one would with the same batches, up to rounding: the loss is
+    that of the whole batch, gradients are added up by DistributedDataParallel, and BatchNorm is synchronised. Only
+    dropout differs, which each process draws from its own generator. All of them must call the same methods.
 
     Args:
-        model: its parameters are trained in place.
+        model: its parameters are trained in place; of the same values in each process. Where there are several
+            processes, ``convert_sync_batchnorm`` is applied to it.
         optimizer: over the model's parameters.
         train: loader with a seed.
         val: loader without one.
@@ -136,21 +161,28 @@ class TrainingRun:
         loss_by: str = "pixels",
         ema: float | None = None,
     ) -> None:
+        self.processes = train.processes
+        self.device = next(model.parameters()).device
         self.model = model
+        self._forward: nn.Module = model
+        self._parallel: DistributedDataParallel | None = None
+        if self.processes.size > 1:
+            self.model = convert_sync_batchnorm(model)
+            self._forward = self._parallel = DistributedDataParallel(self.model)
         self.optimizer = optimizer
         self.train = train
         self.val = val
-        self.device = next(model.parameters()).device
         self.class_weights = class_weights.to(self.device)
         self.amp = amp
         self.scheduler = scheduler
         self.accumulate = accumulate
         self.loss_by = loss_by
-        self.average = None if ema is None else exponential_average(model, ema)
+        self.average = None if ema is None else exponential_average(self.model, ema)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == torch.float16)
         self.history: list[EpochResult] = []
+        self.partial = PartialEpoch()
         # As they are stored: what is scaled, cropped and recoloured has other statistics than what is evaluated.
-        self._unchanged = Loader(train.dataset, train.batch_size, train.sampler.seed)
+        self._unchanged = Loader(train.dataset, train.batch_size, train.sampler.seed, processes=self.processes)
 
     @property
     def epoch(self) -> int:
@@ -163,18 +195,22 @@ class TrainingRun:
         return self.model if self.average is None else self.average.module
 
     def step(self, images: torch.Tensor, target: torch.Tensor) -> float:
-        """One optimiser step on a batch of the train loader; returns the loss."""
+        """One optimiser step on a batch of the train loader, or this process's images of it; returns the loss."""
         images, target = images.to(self.device), target.to(self.device)
-        denominator = loss_denominator(target, self.class_weights, self.loss_by)
-        part = math.ceil(len(images) / self.accumulate)
+        denominator = self.processes.sum(loss_denominator(target, self.class_weights, self.loss_by))
         self.optimizer.zero_grad()
         value = 0.0
-        for some_images, some_target in zip(images.split(part), target.split(part), strict=True):
-            with self._autocast():
-                logits = self.model(normalize(some_images))
-            loss = segmentation_loss(logits, some_target, self.class_weights, denominator=denominator)
-            self.scaler.scale(loss).backward()
+        shares = self._shares(len(images))
+        for share in shares:
+            last = share is shares[-1]
+            with contextlib.nullcontext() if last or self._parallel is None else self._parallel.no_sync():
+                with self._autocast():
+                    logits = self._forward(normalize(images[share]))
+                loss = segmentation_loss(logits, target[share], self.class_weights, denominator=denominator)
+                # DistributedDataParallel averages where the sum is due.
+                self.scaler.scale(self.processes.size * loss).backward()
             value += loss.item()
+        value = self.processes.total(value)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.scheduler is not None:
@@ -184,6 +220,15 @@ class TrainingRun:
         if not math.isfinite(value):
             raise InputError(f"the loss became {value} in epoch {self.epoch + 1}; a lower learning rate may help")
         return value
+
+    def _shares(self, images: int) -> list[slice]:
+        """Where this process's images of the parts of a batch begin and end among its ``images`` of the batch."""
+        rank, size = self.processes.rank, self.processes.size
+        total = int(self.processes.total(images))
+        part = math.ceil(total / self.accumulate)
+        # This process has the batch's images rank, rank + size, rank + 2 * size and so on.
+        bounds = [max(0, math.ceil((bound - rank) / size)) for bound in [*range(0, total, part), total]]
+        return [slice(*pair) for pair in itertools.pairwise(bounds)]
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext() if self.amp is None else torch.autocast(self.device.type, self.amp)
@@ -206,23 +251,27 @@ class TrainingRun:
         return self.optimizer.param_groups[0]["lr"]
 
     def train_epoch(self, on_step: Callable[[int, float], object] = lambda images, loss: None) -> TrainedEpoch:
-        """Trains on every image once and recomputes BatchNorm's statistics.
+        """Trains on every image once and recomputes BatchNorm's statistics; of an epoch that was begun, what is left.
 
         ``on_step`` hears each batch's number of images and loss.
         """
-        self.model.train()
-        self.train.sampler.epoch = self.epoch
-        started = time.perf_counter()
-        loss_sum, images_done, lr = 0.0, 0, self.lr
-        for images, target in self.train:
-            lr = self.lr
-            loss = self.step(images, target)
-            loss_sum += loss * len(images)
-            images_done += len(images)
-            on_step(len(images), loss)
-        trained = TrainedEpoch(loss_sum / images_done, lr, images_done, time.perf_counter() - started)
-        self.recompute_statistics()
-        return trained
+        part = self.partial
+        if not part.trained:
+            self.model.train()
+            self.train.sampler.epoch = self.epoch
+            started = time.perf_counter() - part.seconds
+            for images, target in self.train.from_batch(part.steps):
+                part.lr = self.lr
+                loss = self.step(images, target)
+                count = int(self.processes.total(len(images)))
+                part.steps += 1
+                part.images += count
+                part.loss_sum += loss * count
+                part.seconds = time.perf_counter() - started
+                on_step(count, loss)
+            self.recompute_statistics()
+            part.trained = True
+        return TrainedEpoch(part.loss_sum / part.images, part.lr, part.images, part.seconds)
 
     def finish_epoch(self, trained: TrainedEpoch, scores: Scores) -> EpochResult:
         """Adds a trained epoch and the val scores after it to the history."""
@@ -237,6 +286,7 @@ class TrainingRun:
             mean_iou=scores.mean_iou,
         )
         self.history.append(result)
+        self.partial = PartialEpoch()
         return result
 
     def run_epoch(self) -> EpochResult:
@@ -244,7 +294,8 @@ class TrainingRun:
         return self.finish_epoch(self.train_epoch(), evaluate(self.evaluated, self.val))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the weights of ``evaluated``, as plain dicts, lists, numbers and tensors."""
+        """Everything but the weights of ``evaluated``, as plain dicts, lists, numbers and tensors, the same in each
+        process."""
         average = None
         if self.average is not None:
             average = {"model": self.model.state_dict(), "updates": int(self.average.n_averaged)}
@@ -254,10 +305,13 @@ class TrainingRun:
             "scaler": self.scaler.state_dict(),
             "average": average,
             "history": [dict(vars(result)) for result in self.history],
-            "rng": {
-                "cpu": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
-            },
+            "partial": dict(vars(self.partial)),
+            "rng": self.processes.gather(
+                {
+                    "cpu": torch.get_rng_state(),
+                    "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+                }
+            ),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -270,6 +324,8 @@ class TrainingRun:
             self.model.load_state_dict(state["average"]["model"])
             self.average.n_averaged.fill_(state["average"]["updates"])
         self.history = [EpochResult(**result) for result in state["history"]]
-        torch.set_rng_state(state["rng"]["cpu"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state_all(state["rng"]["cuda"])
+        self.partial = PartialEpoch(**state["partial"])
+        random = state["rng"][self.processes.rank]
+        torch.set_rng_state(random["cpu"])
+        if self.device.type == "cuda" and random["cuda"] is not None:
+            torch.cuda.set_rng_state(random["cuda"], self.device)

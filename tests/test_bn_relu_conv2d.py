@@ -186,6 +186,16 @@ def test_an_empty_batch():
     assert_equal(weight.grad, torch.zeros_like(weight))
 
 
+@pytest.mark.parametrize("channels", [16, 5], ids=["kernel", "torch"])
+def test_an_empty_batch_behind_batch_norm(channels):
+    x, weight = torch.zeros(0, channels, 6, 4, requires_grad=True), torch.zeros(8, channels, 3, 3, requires_grad=True)
+    scale, shift = (torch.ones(channels, requires_grad=True) for _ in range(2))
+    statistics = torch.zeros(channels), torch.ones(channels)
+    ops.bn_relu_conv2d(x, scale, shift, *statistics, weight).sum().backward()
+    for tensor in (x, scale, shift, weight):
+        assert_equal(tensor.grad, torch.zeros_like(tensor))
+
+
 @pytest.mark.parametrize("case", [(64, 64, 3, (21, 30)), (40, 24, 3, (9, 8))], ids=str)
 def test_results_do_not_depend_on_the_number_of_threads(case):
     threads = torch.get_num_threads()

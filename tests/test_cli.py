@@ -414,6 +414,7 @@ def test_eval_writes_and_prints_all_figures(tmp_path, weights, capsys):
     camvid = write_camvid(tmp_path / "camvid")
     arguments = ["eval", "--data", str(camvid), "--weights", str(weights), "--workers", "0", "--boundary"]
     files = ["--json", str(tmp_path / "scores.json"), "--csv", str(tmp_path / "scores.csv")]
+    files += ["--sheet", str(tmp_path / "sheet.png")]
     assert main([*arguments, "--confusion", *files]) == 0
     lines = capsys.readouterr().out.splitlines()
     figures = json.loads((tmp_path / "scores.json").read_text())
@@ -428,6 +429,8 @@ def test_eval_writes_and_prints_all_figures(tmp_path, weights, capsys):
         for key in ("accuracy", "iou", "boundary_f1"):
             assert row[key] == ("" if entry[key] is None else str(entry[key]))
     assert sum(map(sum, figures["confusion"])) == 3 * 16 * 24 - 3, "all pixels but void"
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width == 3 * 360 + 4 * 8
     assert lines[1].split()[3:] == [str(number) for number in range(1, 12)]
     road = figures["confusion"][3]
     assert lines[5].split()[2:] == [f"{100 * pixels / sum(road):.2f}" for pixels in road]

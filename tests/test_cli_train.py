@@ -1,7 +1,9 @@
 """``segnet-ext train``: end to end, resumed, refused, interrupted."""
 
 import csv
+import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +36,7 @@ def arguments(camvid: Path, out: Path, *more: str, epochs: int = 2) -> list[str]
     return [*base, "--threads", "1", *more]
 
 
+FILES = {"last.pt", "best.pt", "log.csv", "curves.png", "predictions.png"}
 FRESH = ("--model", "segnet-basic", "--size", "16x24", "--batch-size", "2", "--lr", "0.05")
 
 
@@ -60,7 +63,10 @@ def failing(capsys):
 
 
 def test_train_writes_checkpoints_and_log(trained):
-    assert {path.name for path in trained.iterdir()} == {"last.pt", "best.pt", "log.csv"}
+    assert {path.name for path in trained.iterdir()} == FILES
+    for name, size in (("curves.png", (1320, 418)), ("predictions.png", (1112, 912))):
+        with Image.open(trained / name) as picture:
+            assert picture.size == size
     with open(trained / "log.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
@@ -241,6 +247,91 @@ def test_full_disk_keeps_the_last_checkpoint(camvid, tmp_path, trained, failing,
     assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "best.pt", "log.csv"}
 
 
+def test_a_killed_process_keeps_the_last_checkpoint(camvid, tmp_path, trained, monkeypatch):
+    for name in FILES:
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+
+    def killed(content, file):
+        file.write(b"half")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", killed)
+        process = multiprocessing.get_context("fork").Process(
+            target=main, args=(arguments(camvid, tmp_path, "--resume", epochs=4),)
+        )
+        process.start()
+        process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    for name in ("last.pt", "best.pt"):
+        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+    assert main(arguments(camvid, tmp_path, "--resume", epochs=4)) == 0
+    assert len(read_checkpoint(tmp_path / "last.pt").training["run"]["history"]) == 4
+
+
+@pytest.mark.parametrize("where", ["training", "evaluation"])
+def test_an_epoch_that_was_interrupted_goes_on(camvid, tmp_path, capsys, monkeypatch, where):
+    import segnet_ext.training as module
+
+    command = arguments(camvid, tmp_path / "stopped", *FRESH, "--ema", "0.9")
+    command[command.index("segnet-basic")] = "bayesian-segnet-basic"
+    straight = [str(tmp_path / "straight") if word == str(tmp_path / "stopped") else word for word in command]
+    assert main(straight) == 0
+    calls = 0
+
+    def interrupting(function):
+        def call(*given):
+            nonlocal calls
+            calls += 1
+            if calls == 5:  # a batch has three steps, and its evaluation two
+                signal.raise_signal(signal.SIGINT)
+            return function(*given)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        if where == "training":
+            patch.setattr(module.TrainingRun, "step", interrupting(module.TrainingRun.step))
+        else:
+            patch.setattr(module, "predict_classes", interrupting(module.predict_classes))
+            calls = 2
+        assert main(command) == 130
+    steps = {"training": 2, "evaluation": 3}[where]
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"last.pt holds 1 epoch and {steps} steps of the next")
+    assert main(arguments(camvid, tmp_path / "stopped", "--resume")) == 0
+    for name in ("last.pt", "best.pt"):
+        weights, resumed = (read_checkpoint(tmp_path / folder / name).weights for folder in ("straight", "stopped"))
+        assert all(torch.equal(weights[key], resumed[key]) for key in weights), name
+    losses = [
+        [row["loss"] for row in read_checkpoint(tmp_path / folder / "last.pt").training["run"]["history"]]
+        for folder in ("straight", "stopped")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_tensorboard(camvid, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert main(arguments(camvid, tmp_path, *FRESH, epochs=1)) == 0
+    for epochs in (2, 3):
+        assert main(arguments(camvid, tmp_path, "--resume", "--tensorboard", epochs=epochs)) == 0
+    with open(tmp_path / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for tag, name in (("train/loss", "loss"), ("train/lr", "lr"), ("val/mean_iou", "mean_iou")):
+        scalars = events.Scalars(tag)
+        assert [scalar.step for scalar in scalars] == [1, 2, 3]
+        assert [scalar.value for scalar in scalars] == pytest.approx([float(row[name]) for row in rows])
+
+
+def test_tensorboard_is_asked_for_by_name(camvid, tmp_path, failing, monkeypatch):
+    monkeypatch.setattr("segnet_ext.errors._is_installed", lambda module: module != "tensorboard")
+    message = failing(arguments(camvid, tmp_path / "out", *FRESH, "--tensorboard"))
+    assert message == "--tensorboard needs tensorboard: pip install 'segnet_ext[tensorboard]'"
+
+
 def test_segnet_from_vgg16(camvid, tmp_path, thread_count, failing):
     channels = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256)]
     channels += [(256, 512)] + [(512, 512)] * 5
@@ -278,11 +369,17 @@ def test_interrupt_keeps_the_last_checkpoint(camvid, tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     last = err.splitlines()[-1]
-    assert last.startswith(f"segnet-ext train: interrupted; {tmp_path / 'last.pt'} holds epoch ")
+    told = re.fullmatch(
+        rf"segnet-ext train: interrupted; {re.escape(str(tmp_path / 'last.pt'))} holds (\d+) epochs?"
+        r"(?: and (\d) steps? of the next)?",
+        last,
+    )
+    assert told, last
     assert "Traceback" not in err
     training = read_checkpoint(tmp_path / "last.pt").training
-    assert training is not None and len(training["run"]["history"]) == int(last.split()[-1])
-    assert {path.name for path in tmp_path.iterdir()} <= {"last.pt", "best.pt", "log.csv"}
+    assert training is not None and len(training["run"]["history"]) == int(told[1])
+    assert training["run"]["partial"]["steps"] == int(told[2])
+    assert {path.name for path in tmp_path.iterdir()} <= FILES
 
 
 def test_checkpoint_of_other_classes_is_refused(camvid, tmp_path, capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from segnet_ext.metrics import BoundaryScores, SegmentationScores, scores_from_confusion
+from segnet_ext.metrics import BoundaryScores, ImageScores, SegmentationScores, scores_from_confusion
 
 
 def test_scores_by_hand():
@@ -34,6 +34,15 @@ def test_absent_classes_are_left_out():
     assert result.mean_iou == pytest.approx((2 / 3 + 1 + 0) / 3)
     assert math.isnan(result.accuracy[2]) and math.isnan(result.accuracy[3])
     assert result.iou[2] == 0 and math.isnan(result.iou[3])
+
+
+def test_scores_of_each_image():
+    truth = torch.tensor([[[0, 0, 1, 1]], [[0, 0, 1, 3]], [[3, 3, 3, 3]]])  # 3 is void
+    predicted = torch.tensor([[[0, 0, 1, 1]], [[0, 2, 1, 1]], [[0, 1, 2, 0]]])
+    scores = ImageScores(3)
+    scores.update(predicted[:2], truth[:2])
+    scores.update(predicted[2:], truth[2:])
+    assert scores.mean_iou == pytest.approx([1, (1 / 2 + 1 + 0) / 3, math.nan], nan_ok=True)
 
 
 def test_all_void_has_no_scores():

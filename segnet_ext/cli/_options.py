@@ -156,13 +156,16 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def progress_bar(total: int, label: str) -> Any:
-    """A tqdm bar on stderr that counts images; where stderr is no terminal it writes a line now and then."""
+def progress_bar(total: int, label: str, done: int = 0, shown: bool = True) -> Any:
+    """A tqdm bar on stderr that counts images, of which some may be done; where stderr is no terminal it writes a line
+    now and then."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     interactive = sys.stderr.isatty()
     return tqdm(
         total=total,
+        initial=done,
+        disable=not shown,
         desc=label,
         unit=" images",
         leave=False,

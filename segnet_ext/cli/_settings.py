@@ -21,6 +21,7 @@ class Settings:
     model: str
     size: str
     epochs: int
+    processes: int
     batch_size: int
     accumulate: int
     optimizer: str
@@ -102,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="epochs in all, those before --resume too (default: 50); with --schedule poly a run keeps its number",
     )
-    add("--batch-size", type=_options.count, metavar="B", help="images in a batch (default: 4)")
+    add("--batch-size", type=_options.count, metavar="B", help="images in a batch, for each process (default: 4)")
     add(
         "--accumulate",
         type=_options.count,
@@ -185,14 +186,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=_options.seed, metavar="S", help="seed of weights, order and augmentation (default: 0)")
 
 
-def settle(options: argparse.Namespace, saved: dict[str, Any] | None) -> Settings:
-    """The run's settings: those given, else those saved, else the defaults.
+def settle(options: argparse.Namespace, saved: dict[str, Any] | None, processes: int = 1) -> Settings:
+    """The run's settings: those given, else those saved, else the defaults. ``processes`` is their number.
 
     Raises:
         InputError: a given one differs from the saved one, which only ``--epochs`` may, and not that under a schedule
             that depends on it.
     """
-    given = {field.name: getattr(options, field.name) for field in fields(Settings)}
+    if saved is not None and saved["processes"] != processes:
+        raise InputError(
+            f"the run to resume is of {saved['processes']} processes, not {processes}: start it again by torchrun "
+            f"--nproc-per-node {saved['processes']}"
+        )
+    given: dict[str, Any] = {field.name: getattr(options, field.name, None) for field in fields(Settings)}
+    given["processes"] = processes
     given = {name: value for name, value in given.items() if value is not None}
     if saved is None:
         given = _with_defaults(given)

@@ -52,6 +52,12 @@ def add_parser(commands: Any) -> None:
         "--json", type=Path, metavar="FILE", help="write all figures (0 to 1) and the confusion matrix in pixels"
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a line of figures (0 to 1) for each class")
+    parser.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="FILE",
+        help="write a PNG: input, truth and prediction of the images with the lowest mIoU, and of some others",
+    )
     _options.add_workers(parser)
     _options.add_threads(parser)
     _options.add_device(parser)
@@ -62,12 +68,12 @@ def run(options: argparse.Namespace) -> int:
     require("segnet-ext eval", "PIL", "tqdm", "torchmetrics", *(["scipy"] if options.boundary else []))
     from segnet_ext.checkpoint import MODEL_TYPES, read_checkpoint
     from segnet_ext.data import Loader, open_dataset
-    from segnet_ext.metrics import BoundaryScores
+    from segnet_ext.metrics import BoundaryScores, ImageScores
     from segnet_ext.training import evaluate
 
     device = _options.device(options)
     _options.apply_threads(options)
-    for path in (options.json, options.csv):
+    for path in (options.json, options.csv, options.sheet):
         if path is not None and not path.parent.is_dir():
             raise InputError(f"{path} cannot be written: there is no folder {path.parent}")
     checkpoint = read_checkpoint(options.weights)
@@ -82,7 +88,14 @@ def run(options: argparse.Namespace) -> int:
     loader = Loader(dataset, options.batch_size, workers=options.workers)
     with _options.progress_bar(len(dataset), "eval") as bar:
         boundary_scores = BoundaryScores(len(dataset.classes)) if options.boundary else None
-        scores = evaluate(checkpoint.build_model().to(device), loader, bar.update, boundary_scores)
+        image_scores = ImageScores(len(dataset.classes)) if options.sheet else None
+        others = [other for other in (boundary_scores, image_scores) if other is not None]
+        model = checkpoint.build_model().to(device)
+        scores = evaluate(model, loader, bar.update, others)
+    if image_scores is not None:
+        from segnet_ext.cli._sheet import write_sheet
+
+        write_sheet(options.sheet, model, dataset, image_scores.mean_iou, options.split)
     boundary = boundary_scores.compute() if boundary_scores else None
     names = dataset.classes.names
     if options.json is not None:

@@ -6,10 +6,13 @@ import argparse
 import contextlib
 import csv
 import io
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +21,18 @@ from torch import nn
 
 from segnet_ext._files import make_folder, write_atomically
 from segnet_ext.cli import _options, _settings
+from segnet_ext.cli._curves import draw_curves
 from segnet_ext.errors import InputError, require
 
 if TYPE_CHECKING:
-    from segnet_ext.data import FileDataset
+    from segnet_ext.checkpoint import Checkpoint
+    from segnet_ext.data import FileDataset, Loader
+    from segnet_ext.distributed import Processes
     from segnet_ext.training import EpochResult, TrainingRun
+
+
+# Epochs may be much shorter than the drawing.
+_SECONDS_BETWEEN_CURVES = 10
 
 
 def add_parser(commands: Any) -> None:
@@ -32,7 +42,14 @@ def add_parser(commands: Any) -> None:
         formatter_class=_options.HelpFormatter,
         description="Trains SegNet or SegNet-Basic on the split train of a data set: class-weighted cross-entropy, "
         "random mirroring, SGD with momentum, unless options say otherwise. After each epoch it evaluates on val and "
-        "writes OUT/last.pt (to resume from), OUT/best.pt (the epoch with the highest val mIoU) and OUT/log.csv.",
+        "writes OUT/last.pt (to resume from), OUT/best.pt (the epoch with the highest val mIoU), OUT/log.csv and "
+        "OUT/curves.png; at the end OUT/predictions.png, where val images stand beside truth and the prediction of "
+        "OUT/best.pt. Ctrl-C ends the step that is being done and saves all steps in OUT/last.pt; a second one stops "
+        "at once, with OUT/last.pt as it was.",
+        epilog="Several processes: torchrun --nproc-per-node P -m segnet_ext train, and the same options. Each process "
+        "has its own --batch-size images of a batch (P times as many in all), --threads, --workers and, with --device "
+        "cuda, GPU. Loss, BatchNorm's statistics, gradients and scores are those of the whole batch, as of one process "
+        "with P times the --batch-size; the learning rate is as given. A run is resumed with as many processes.",
     )
     _options.add_data(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for checkpoints and the log")
@@ -42,6 +59,11 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="go on from OUT/last.pt; settings not given are taken from it, and changed ones are refused",
     )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="also write what log.csv has as event files to OUT/tensorboard (needs the package tensorboard)",
+    )
     _options.add_workers(parser)
     _options.add_threads(parser)
     _options.add_device(parser)
@@ -49,16 +71,26 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    require("segnet-ext train", "PIL", "tqdm", "torchmetrics")
+    require("segnet-ext train", "PIL", "tqdm", "torchmetrics", "matplotlib")
+    from segnet_ext.distributed import join
+
+    if options.tensorboard:
+        require("--tensorboard", "tensorboard", extra="tensorboard")
+    _options.apply_threads(options)
+    with join(_options.device(options)) as processes:
+        return _run(options, processes)
+
+
+def _run(options: argparse.Namespace, processes: Processes) -> int:
+    """``run`` in each of the processes, of which the first prints and writes."""
     from segnet_ext.checkpoint import MODEL_TYPES
     from segnet_ext.data import Augmentation, Loader, open_dataset
     from segnet_ext.optim import OPTIMIZERS, schedule
     from segnet_ext.training import TrainingRun
 
-    _options.apply_threads(options)
-    device = _options.device(options)
+    device = processes.device
     saved = _saved_training(options)
-    settings = _settings.settle(options, saved["settings"] if saved else None)
+    settings = _settings.settle(options, saved["settings"] if saved else None, processes.size)
     if settings.amp == "fp16" and device.type != "cuda":
         raise InputError("--amp fp16 needs --device cuda; on the CPU there is --amp bf16")
     size = _options.size(settings.size)
@@ -82,15 +114,17 @@ def run(options: argparse.Namespace) -> int:
     if options.vgg16 is not None and not saved:
         _load_vgg16(model, options.vgg16)
     model.to(device)
+    if processes.rank > 0:  # for dropout, which should not be the same in all processes
+        torch.manual_seed(settings.seed + processes.rank)
     augmentation = Augmentation(settings.flip == "on", _options.scales(settings.scale), crop, settings.color)
-    batch = settings.batch_size * settings.accumulate
-    loader = Loader(train, batch, settings.seed, options.workers, augmentation)
+    batch = settings.batch_size * processes.size
+    loader = Loader(train, batch * settings.accumulate, settings.seed, options.workers, augmentation, processes)
     optimizer = OPTIMIZERS[settings.optimizer](model, settings.lr, settings.momentum, settings.weight_decay)
     training = TrainingRun(
         model,
         optimizer,
         loader,
-        Loader(val, settings.batch_size, workers=options.workers),
+        Loader(val, batch, workers=options.workers, processes=processes),
         weights,
         amp={"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.amp],
         scheduler=schedule(
@@ -113,33 +147,54 @@ def run(options: argparse.Namespace) -> int:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"the training state in {options.out / 'last.pt'} is damaged: {error}") from error
 
-    make_folder(options.out)
-    _introduce(settings, model, train, val, weights)
+    if processes.first:
+        make_folder(options.out)
+        _introduce(settings, model, train, val, weights)
     try:
-        with _interrupts_between_steps() as check_interrupt:
-            _train(training, settings, options.out, check_interrupt)
+        with _epoch_log(options, training) as log_epoch, _interrupts_between_steps(processes) as check_interrupt:
+            _train(training, settings, options.out, check_interrupt, log_epoch)
     except KeyboardInterrupt as interrupt:
+        if not processes.first:
+            return 130
         raise KeyboardInterrupt(f"interrupted; {_kept(options.out / 'last.pt')}") from interrupt
+    if processes.first:
+        _write_predictions(options.out, Loader(val, settings.batch_size, workers=options.workers), device)
     return 0
 
 
-@contextlib.contextmanager
-def _interrupts_between_steps() -> Iterator[Callable[[], None]]:
-    """Yields a function that raises KeyboardInterrupt if Ctrl-C came since; a second Ctrl-C raises it at once.
+def _epoch_log(
+    options: argparse.Namespace, training: TrainingRun
+) -> contextlib.AbstractContextManager[Callable[[EpochResult], object]]:
+    """A function that hears of each epoch, for --tensorboard."""
+    if not (options.tensorboard and training.processes.first):
+        return contextlib.nullcontext(lambda result: None)
+    from segnet_ext.cli._tensorboard import event_files
 
-    Raised wherever Python happens to be, it may be in a destructor, which loses it.
+    return event_files(options.out / "tensorboard", training.history)
+
+
+class _Interrupted(KeyboardInterrupt):
+    """Ctrl-C, raised where the run can be saved."""
+
+
+@contextlib.contextmanager
+def _interrupts_between_steps(processes: Processes) -> Iterator[Callable[[], None]]:
+    """Yields a function that raises _Interrupted if Ctrl-C came since, to any of the processes, which all call it.
+
+    Raised wherever Python happens to be, it may be in a destructor, which loses it. A second Ctrl-C raises
+    KeyboardInterrupt at once; but not of several processes, of which torchrun sends each another one.
     """
     asked = False
 
     def ask(signum: int, frame: object) -> None:
         nonlocal asked
-        if asked:
+        if asked and processes.size == 1:
             raise KeyboardInterrupt
         asked = True
 
     def check() -> None:
-        if asked:
-            raise KeyboardInterrupt
+        if processes.total(asked):
+            raise _Interrupted
 
     if threading.current_thread() is not threading.main_thread():
         yield check  # only the main thread hears signals
@@ -159,7 +214,10 @@ def _kept(last: Path) -> str:
         return "no epoch was finished"
     state = read_checkpoint(last).training
     assert state is not None
-    return f"{last} holds epoch {len(state['run']['history'])}"
+    steps = state["run"]["partial"]["steps"]
+    more = f" and {steps} {'step' if steps == 1 else 'steps'} of the next" if steps else ""
+    epochs = len(state["run"]["history"])
+    return f"{last} holds {epochs} {'epoch' if epochs == 1 else 'epochs'}{more}"
 
 
 def _saved_training(options: argparse.Namespace) -> dict[str, Any] | None:
@@ -228,27 +286,64 @@ def _introduce(
     _options.note(f"class weights: {shown}")
 
 
-def _train(training: TrainingRun, settings: _settings.Settings, out: Path, check_interrupt: Callable[[], None]) -> None:
-    if training.epoch >= settings.epochs:
+def _train(
+    training: TrainingRun,
+    settings: _settings.Settings,
+    out: Path,
+    check_interrupt: Callable[[], None],
+    log_epoch: Callable[[EpochResult], object],
+) -> None:
+    first = training.processes.first
+    if training.epoch >= settings.epochs and first:
         done = f"{out / 'last.pt'} already has {training.epoch} epochs"
         _options.note(f"{done}; nothing to do for --epochs {settings.epochs}")
+    started, epochs_before, drawn = time.monotonic(), training.epoch, -math.inf
     while training.epoch < settings.epochs:
-        result = _run_epoch(training, settings.epochs, check_interrupt)
+        try:
+            result = _run_epoch(training, settings.epochs, check_interrupt)
+        except _Interrupted:
+            _save_last(training, settings, out)
+            raise
         _save(training, settings, out)
+        if not first:
+            continue
+        log_epoch(result)
+        now = time.monotonic()
+        left = timedelta(
+            seconds=round((now - started) / (result.epoch - epochs_before) * (settings.epochs - result.epoch))
+        )
         print(
             f"epoch {result.epoch:3}/{settings.epochs}  loss {result.loss:.4f}  "
             f"val: G {100 * result.global_accuracy:.2f}  C {100 * result.class_average:.2f}  "
             f"mIoU {100 * result.mean_iou:.2f} %  "
-            f"({result.seconds:.0f} s, {result.images_per_second:.1f} images/s)",
+            f"({result.seconds:.0f} s, {result.images_per_second:.1f} images/s, {left} left)",
             flush=True,
         )
+        if now - drawn > _SECONDS_BETWEEN_CURVES or result.epoch == settings.epochs:
+            write_atomically(out / "curves.png", lambda file: draw_curves(training.history, file))
+            drawn = now
+
+
+def _write_predictions(out: Path, val: Loader, device: torch.device) -> None:
+    """Draws what best.pt makes of val."""
+    from segnet_ext.checkpoint import read_checkpoint
+    from segnet_ext.cli._sheet import write_sheet
+    from segnet_ext.metrics import ImageScores
+    from segnet_ext.training import evaluate
+
+    scores = ImageScores(len(val.dataset.classes))
+    model = read_checkpoint(out / "best.pt").build_model().to(device)
+    with _options.progress_bar(len(val.dataset), "predictions") as bar:
+        evaluate(model, val, bar.update, [scores])
+    write_sheet(out / "predictions.png", model, val.dataset, scores.mean_iou, "val")
 
 
 def _run_epoch(training: TrainingRun, epochs: int, check_interrupt: Callable[[], None]) -> EpochResult:
     from segnet_ext.training import evaluate
 
     label = f"epoch {training.epoch + 1}/{epochs}"
-    with _options.progress_bar(len(training.train.dataset), label) as bar:
+    shown = training.processes.first
+    with _options.progress_bar(len(training.train.dataset), label, training.partial.images, shown) as bar:
         mean = None
 
         def on_step(images: int, loss: float) -> None:
@@ -259,7 +354,7 @@ def _run_epoch(training: TrainingRun, epochs: int, check_interrupt: Callable[[],
             check_interrupt()
 
         trained = training.train_epoch(on_step)
-    with _options.progress_bar(len(training.val.dataset), f"{label} val") as bar:
+    with _options.progress_bar(len(training.val.dataset), f"{label} val", shown=shown) as bar:
 
         def on_batch(images: int) -> None:
             bar.update(images)
@@ -271,22 +366,35 @@ def _run_epoch(training: TrainingRun, epochs: int, check_interrupt: Callable[[],
 
 def _save(training: TrainingRun, settings: _settings.Settings, out: Path) -> None:
     """Writes best.pt before last.pt and the log after it: wherever it is cut off, resuming makes all three whole."""
-    from segnet_ext.checkpoint import Checkpoint, write_checkpoint
+    from segnet_ext.checkpoint import write_checkpoint
 
-    dataset = training.train.dataset
-    checkpoint = Checkpoint(
+    latest = training.history[-1]
+    if training.processes.first and latest.mean_iou >= max(result.mean_iou for result in training.history):
+        write_checkpoint(out / "best.pt", _checkpoint(training, settings))
+    _save_last(training, settings, out)
+    if training.processes.first:
+        log = io.StringIO()
+        table = csv.DictWriter(log, [field.name for field in fields(latest)])
+        table.writeheader()
+        table.writerows(asdict(result) for result in training.history)
+        write_atomically(out / "log.csv", lambda file: file.write(log.getvalue().encode()))
+
+
+def _save_last(training: TrainingRun, settings: _settings.Settings, out: Path) -> None:
+    from segnet_ext.checkpoint import write_checkpoint
+
+    run = training.state_dict()  # which all processes must ask for
+    if training.processes.first:
+        state = {"settings": asdict(settings), "data": training.train.dataset.fingerprint(), "run": run}
+        write_checkpoint(out / "last.pt", replace(_checkpoint(training, settings), training=state))
+
+
+def _checkpoint(training: TrainingRun, settings: _settings.Settings) -> Checkpoint:
+    from segnet_ext.checkpoint import Checkpoint
+
+    return Checkpoint(
         model=settings.model,
-        classes=dataset.classes,
+        classes=training.train.dataset.classes,
         size=_options.size(settings.size),
         weights=training.evaluated.state_dict(),
     )
-    latest = training.history[-1]
-    if latest.mean_iou >= max(result.mean_iou for result in training.history):
-        write_checkpoint(out / "best.pt", checkpoint)
-    state = {"settings": asdict(settings), "data": dataset.fingerprint(), "run": training.state_dict()}
-    write_checkpoint(out / "last.pt", replace(checkpoint, training=state))
-    log = io.StringIO()
-    table = csv.DictWriter(log, [field.name for field in fields(latest)])
-    table.writeheader()
-    table.writerows(asdict(result) for result in training.history)
-    write_atomically(out / "log.csv", lambda file: file.write(log.getvalue().encode()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from segnet_ext.classes import ClassSet
 from segnet_ext.data.augment import Augmentation
 from segnet_ext.data.images import Bytes, image_size, read_image, read_label, resize_image, resize_label
 from segnet_ext.data.labels import LabelTable
+from segnet_ext.distributed import ALONE, Processes
 from segnet_ext.errors import InputError
 
 # A sample's index, and the seed of what happens to it (None: nothing).
@@ -46,6 +49,10 @@ class SegmentationDataset(Dataset[Batch], ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Tells apart data sets that would make different training runs; does not depend on where the files lie."""
+
+    def name(self, index: int) -> str:
+        """What to call the sample."""
+        return f"image {index}"
 
     def __getitem__(self, index: int) -> Batch:
         return _tensors(self.load(index))
@@ -85,6 +92,9 @@ class FileDataset(SegmentationDataset):
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def name(self, index: int) -> str:
+        return self.pairs[index][0].name
 
     def check_files(self) -> None:
         """Opens every file's header, so that a missing or mismatched file is found before training starts."""
@@ -169,6 +179,24 @@ class EpochSampler(Sampler[Key]):
         yield from ((index, (self.seed, self.epoch, index)) for index in order.tolist())
 
 
+class _BatchSampler(Sampler[list[Key]]):
+    """Batches of the sampler's keys, from batch ``start`` on: of each, what this process loads."""
+
+    def __init__(self, sampler: EpochSampler, batch_size: int, processes: Processes) -> None:
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.processes = processes
+        self.start = 0
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.sampler) / self.batch_size) - self.start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        keys = list(self.sampler)
+        for first in range(self.start * self.batch_size, len(keys), self.batch_size):
+            yield keys[first : first + self.batch_size][self.processes.rank :: self.processes.size]
+
+
 class _Augmented(Dataset[Batch | InputError]):
     """Augments by the key's seed. Hands an InputError on as an item: raised inside a worker it would come back as text
     of a traceback."""
@@ -193,14 +221,21 @@ class _Augmented(Dataset[Batch | InputError]):
             return error
 
 
-def _collate(items: list[Batch | InputError]) -> Batch | InputError:
+def _collate(items: list[Batch | InputError]) -> Batch | InputError | None:
     batch = []
     for item in items:
         if isinstance(item, InputError):
             return item
         batch.append(item)
+    if not batch:
+        return None
     images, labels = zip(*batch, strict=True)
     return torch.stack(images), torch.stack(labels).long()
+
+
+def _leave_interrupts_to_main(worker: int) -> None:
+    """Ctrl-C goes to the workers too, and the main process may still want the batches that it asked them for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Loader:
@@ -208,6 +243,9 @@ class Loader:
 
     Shuffles and augments when ``seed`` is given, and otherwise goes through the data in order. Set ``sampler.epoch``
     before each epoch. The batches do not depend on ``workers``.
+
+    Where several processes share the work, ``batch_size`` is that of all of them, and process r of P has the images r,
+    r + P, r + 2P and so on of each batch; of a short last batch perhaps none.
     """
 
     def __init__(
@@ -217,26 +255,38 @@ class Loader:
         seed: int | None = None,
         workers: int = 0,
         augmentation: Augmentation | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
+        self.processes = processes
         self.sampler = EpochSampler(len(dataset), seed)
+        self._sampler = _BatchSampler(self.sampler, batch_size, processes)
         self._batches = DataLoader(
             _Augmented(dataset, augmentation),
-            batch_size=batch_size,
-            sampler=self.sampler,
+            batch_sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             collate_fn=_collate,
+            worker_init_fn=_leave_interrupts_to_main,
             # Without its own generator the loader would draw from the global one, which the model may use too.
             generator=torch.Generator(),
         )
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return math.ceil(len(self.dataset) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.from_batch(0)
+
+    def from_batch(self, start: int) -> Iterator[Batch]:
+        """The batches but for the first ``start``, whose samples are not loaded."""
+        self._sampler.start = start
         for batch in self._batches:
             if isinstance(batch, InputError):
                 raise batch
-            yield batch
+            yield self._empty() if batch is None else batch
+
+    def _empty(self) -> Batch:
+        image, label = self.dataset[0]
+        return image[None][:0], label[None][:0].long()

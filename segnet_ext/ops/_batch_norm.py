@@ -32,6 +32,14 @@ def _shape(tensor: Tensor | None) -> str:
     return "None" if tensor is None else str(tuple(tensor.shape))
 
 
+def batch_moments(input: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel of a map [N, C, H, W], without a gradient; of none they are 0."""
+    if input.numel() == input.shape[1]:  # one value a channel, which the kernel refuses
+        mean = input.detach().reshape(-1).to(per_channel(input).dtype)
+        return mean, torch.zeros_like(mean)
+    return _stats(input.detach())
+
+
 def update_running_stats(
     input: Tensor, mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float
 ) -> None:
@@ -39,7 +47,14 @@ def update_running_stats(
     count = input.numel() // input.shape[1]
     if count == 0:  # an empty batch says nothing about the data
         return
-    for running, batch in ((running_mean, mean), (running_var, var * (count / (count - 1)))):
+    move_running_stats(mean, var * (count / (count - 1)), running_mean, running_var, momentum)
+
+
+def move_running_stats(
+    mean: Tensor, unbiased_var: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float
+) -> None:
+    """Move running statistics in place towards these."""
+    for running, batch in ((running_mean, mean), (running_var, unbiased_var)):
         if running.dtype == batch.dtype:
             running.lerp_(batch, momentum)
         else:  # in the batch's precision, rounded once

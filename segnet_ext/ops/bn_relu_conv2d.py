@@ -277,6 +277,9 @@ def _grad_input(
         return _C.bn_relu_conv2d_grad_input(
             grad_output, input, bn_weight, bn_bias, mean, var, eps, batch_statistics, codes, weight
         )
+    if input.numel() == 0:  # torch's batch_norm_backward divides by the number of values
+        zeros = input.new_zeros(0) if mean is None else torch.zeros_like(per_channel(input))
+        return empty_map(input, *input.shape[1:]), zeros, zeros.clone()
     operand = _operand(input, bn_weight, bn_bias, mean, var, eps)
     if codes is not None:
         grad = _C.max_unpool2d_conv2d_grad_input(grad_output, codes, weight, *input.shape[2:])
