@@ -30,10 +30,10 @@ def add_parser(commands: Any) -> None:
         "train",
         help="train on data in CamVid's published layout",
         formatter_class=_options.HelpFormatter,
-        description="Trains SegNet or SegNet-Basic on CamVid's published layout (train.txt, train/, trainannot/, "
-        "val.txt, val/, valannot/): class-weighted cross-entropy, random mirroring, SGD with momentum, unless options "
-        "say otherwise. After each epoch it evaluates on val and writes OUT/last.pt (to resume from), OUT/best.pt (the "
-        "epoch with the highest val mIoU) and OUT/log.csv.",
+        description="Trains a SegNet or what the paper compares it with on CamVid's published layout (train.txt, "
+        "train/, trainannot/, val.txt, val/, valannot/): class-weighted cross-entropy, random mirroring, SGD with "
+        "momentum, unless options say otherwise. After each epoch it evaluates on val and writes OUT/last.pt (to "
+        "resume from), OUT/best.pt (the epoch with the highest val mIoU) and OUT/log.csv.",
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with the data set")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for checkpoints and the log")
