@@ -4,13 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import assert_equal, id_of, random_codes
-from model_cases import assert_agree, randomise, results
+from model_cases import assert_agree, randomise, results, thin_vgg16
 from torch import nn
 
 import segnet_ext
 from segnet_ext import models, reference
 from segnet_ext.checkpoint import MODEL_TYPES
-from segnet_ext.models import segnet
 from segnet_ext.models.vgg16 import vgg16_keys
 from segnet_ext.nn import BNReLUMaxPool2d, MaxUnpoolConv2d
 
@@ -30,9 +29,7 @@ def build(name: str, twin: bool = False, **arguments) -> nn.Module:
     kind = MODEL_TYPES[name]
     factory = getattr(reference, kind.factory.__name__) if twin else kind.factory
     with pytest.MonkeyPatch.context() as patch:
-        for table in (segnet.ENCODER, segnet.DECODER, reference.ENCODER, reference.DECODER):
-            for stage, widths in list(table.items()):
-                patch.setitem(table, stage, tuple(width // 4 for width in widths))
+        thin_vgg16(patch)
         return factory(3, **{"fc_channels": 16, **kind.arguments, **arguments})
 
 
