@@ -74,8 +74,8 @@ class Plan:
 
 def bench_modules(models: bool) -> list[ModuleType]:
     """The bench files of the ops, found by their names, or that of the models."""
-    names = sorted(path for path in FOLDER.glob("bench_*.py") if (path.stem == "bench_models") == models)
-    return [harness.load_module(str(path)) for path in names]
+    of_ops = sorted(path for path in FOLDER.glob("bench_*.py") if path.stem not in ("bench_models", "bench_paper"))
+    return [harness.load_module(str(path)) for path in ([FOLDER / "bench_models.py"] if models else of_ops)]
 
 
 def measure_groups(module: ModuleType, plan: Plan) -> list[Row]:

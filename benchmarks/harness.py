@@ -28,7 +28,6 @@ import gc
 import importlib.util
 import multiprocessing
 import platform
-import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +40,7 @@ from typing import Any
 import torch
 
 import segnet_ext
-from segnet_ext.measure import peak_of
+from segnet_ext.measure import peak_of, processor
 
 # What the encoder's pools take, [N, C, H, W], and the decoder's unpooling gives back, for one 360x480 image.
 STAGES = {
@@ -379,7 +378,7 @@ def environment(device: str) -> dict[str, object]:
         "tf32 in convolutions": torch.backends.cudnn.allow_tf32,
     }
     return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu, {processor()}",
         **(on_cuda if device == "cuda" else {}),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -388,11 +387,3 @@ def environment(device: str) -> dict[str, object]:
         "simd": info["simd"],
         "compiler": info["compiler"],
     }
-
-
-def _processor() -> str:
-    try:
-        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        match = None
-    return f"cpu, {match[1] if match else platform.processor() or platform.machine()}"

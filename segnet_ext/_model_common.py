@@ -17,10 +17,10 @@ def check_arguments(name: str, num_classes: int, in_channels: int, dropout: floa
         raise ValueError(f"{name}: dropout must be in [0, 1), got {dropout}")
 
 
-def check_width(name: str, width: int) -> None:
+def check_width(name: str, width: int, argument: str = "width") -> None:
     """Raise ValueError unless ``width`` channels can be had."""
     if width < 1:
-        raise ValueError(f"{name}: width must be at least 1, got {width}")
+        raise ValueError(f"{name}: {argument} must be at least 1, got {width}")
 
 
 def check_input(name: str, input: torch.Tensor, in_channels: int, min_size: int) -> None:
@@ -63,13 +63,16 @@ def initialise(model: nn.Module, bn_bias: float) -> None:
 
 @torch.no_grad()
 def bilinear_upsampling(model: nn.Module) -> None:
-    """Start every stride-2, 8x8 transposed convolution as bilinear interpolation to twice the size, channel by channel.
+    """Start every transposed convolution as bilinear interpolation to ``stride`` times the size, channel by channel.
 
-    Away from the border the result is that of ``F.interpolate(scale_factor=2, mode="bilinear")``.
+    Kernels are square, even and at least twice the stride. Away from the border the result is that of
+    ``F.interpolate(scale_factor=stride, mode="bilinear")``.
     """
-    line = torch.tensor([0, 0, 0.25, 0.75, 0.75, 0.25, 0, 0])
     for module in model.modules():
         if isinstance(module, nn.ConvTranspose2d):
+            size, factor = module.kernel_size[0], module.stride[0]
+            distances = (torch.arange(size) - (size - 1) / 2).abs()
+            line = (1 - distances / factor).clamp(min=0)
             nn.init.zeros_(module.weight)
             for channel in range(module.in_channels):
                 module.weight[channel, channel] = torch.outer(line, line)

@@ -61,6 +61,11 @@ MODEL_TYPES = {
         ModelType(
             "fcn-basic-no-addition-no-dim-reduction", models.FCNBasic, {"addition": False, "dim_reduction": False}
         ),
+        # The networks of its Tables 3 and 6. Where fc6 works at 1/32, a single 32x32 image is no batch for a BatchNorm.
+        ModelType("fcn", models.FCN, minimum_size=33, default_lr=0.02),
+        ModelType("fcn-learnt-deconv", models.FCN, {"learnt_deconv": True}, minimum_size=33, default_lr=0.02),
+        ModelType("deeplab-largefov", models.DeepLabLargeFOV, minimum_size=32, default_lr=0.02),
+        ModelType("deconvnet", models.DeconvNet, minimum_size=33, default_lr=0.02),
     )
 }
 

@@ -1,7 +1,7 @@
 """What a model costs: time, peak memory and bytes kept for the backward pass.
 
-``python -m segnet_ext.measure inference|training IMPLEMENTATION MODEL HxW BATCH THREADS`` measures one model in a
-process of its own, so that nothing another one allocated hides its peak, and prints the figures as JSON.
+``python -m segnet_ext.measure inference|evaluation|training IMPLEMENTATION MODEL HxW BATCH THREADS`` measures one model
+in a process of its own, so that nothing another one allocated hides its peak, and prints the figures as JSON.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import platform
+import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -16,17 +19,20 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+T = TypeVar("T")
 
 # Plain torch is ``segnet_ext.reference``; which layout it prefers is for the caller to find out.
 IMPLEMENTATIONS = ("ours", "torch", "torch channels_last")
 _CLASSES = 11
 _REPEATS = 5
 _SECONDS = 2.0
-_WARM_UP_SIDE = 32  # the smallest image that SegNet takes
+_WARM_UP_SIDE = 64  # every model takes it, even in training, one image at a time
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,14 @@ class Cost:
             weights, but with their gradients.
         absolute_peak_bytes: the most that the process held during that pass, the interpreter and torch included.
         saved_bytes: memory that autograd keeps between forward and backward, weights left out; None of inference.
+        forward_ms: of ``ms``, the median time of the forward pass; None of inference.
     """
 
     ms: float
     peak_bytes: int | None
     absolute_peak_bytes: int | None
     saved_bytes: int | None
+    forward_ms: float | None = None
 
 
 def saved_bytes(model: nn.Module, images: torch.Tensor) -> int:
@@ -69,29 +77,32 @@ def measure(what: str, model: nn.Module, images: torch.Tensor) -> Cost:
     """Measures a model on the CPU. The peak is only honest in a process that has not yet run anything as large.
 
     Args:
-        what: ``inference``, or ``training``: forward, loss and backward.
-        model: in evaluation mode for inference, in training mode for training.
+        what: ``inference`` or ``evaluation``, or ``training``: forward, loss and backward.
+        model: in evaluation mode, or in training mode for training.
         images: [N, C, H, W].
     """
 
-    def run(images: torch.Tensor) -> None:
-        if what == "inference":
-            with torch.inference_mode():
-                model(images)
-        else:
-            training_pass(model, images)
+    def run(images: torch.Tensor) -> float:
+        """Milliseconds of the forward pass."""
+        if what == "training":
+            return training_pass(model, images)
+        with torch.inference_mode():
+            return _timed(lambda: model(images))[1]
 
     run(images[:1, :, :_WARM_UP_SIDE, :_WARM_UP_SIDE])  # loads libraries and their caches
     model.zero_grad()  # else the first pass would reuse the memory of these gradients
     rise, peak = peak_of(lambda: run(images))
     saved = saved_bytes(model, images) if what == "training" else None
-    return Cost(_median_ms(lambda: run(images)), rise, peak, saved)
+    ms, forward_ms = _median_ms(lambda: run(images))
+    return Cost(ms, rise, peak, saved, forward_ms if what == "training" else None)
 
 
-def training_pass(model: nn.Module, images: torch.Tensor) -> None:
+def training_pass(model: nn.Module, images: torch.Tensor) -> float:
+    """Forward, loss and backward; returns the milliseconds of the forward pass."""
     model.zero_grad()
-    logits = model(images)
+    logits, forward_ms = _timed(lambda: model(images))
     F.cross_entropy(logits, torch.zeros(images.shape[0], *images.shape[2:], dtype=torch.long)).backward()
+    return forward_ms
 
 
 def measure_apart(
@@ -100,9 +111,13 @@ def measure_apart(
     """``measure`` in a fresh process.
 
     Args:
-        what: ``inference`` or ``training``. Of our models, inference means the frozen one alone.
+        what: ``inference``, ``evaluation`` or ``training``. Of our models, inference means the frozen one alone, which
+            SegNet and SegNet-Basic have, and evaluation the model as it is.
         implementation: one of ``IMPLEMENTATIONS``.
-        model: ``segnet`` or ``segnet-basic``.
+        model: a name in ``segnet_ext.checkpoint.MODEL_TYPES``.
+
+    Raises:
+        RuntimeError: says what went wrong there, such as too little memory.
     """
     arguments = [what, implementation, model, f"{size[0]}x{size[1]}", str(batch)]
     done = subprocess.run(
@@ -113,19 +128,39 @@ def measure_apart(
         check=False,
     )
     if done.returncode != 0:
-        raise RuntimeError(f"measuring {implementation} {model} failed: {done.stderr.strip()}")
+        reason = done.stderr.strip()
+        if done.returncode == -signal.SIGKILL:
+            reason = "the system ended the process, as it does when memory runs out"
+        raise RuntimeError(f"measuring {implementation} {model} failed: {reason}")
     return Cost(**json.loads(done.stdout))
 
 
-def _median_ms(run: Callable[[], object]) -> float:
-    """Median of some passes, of fewer where one takes seconds."""
-    times: list[float] = []
+def processor() -> str:
+    """The name of the CPU, as far as the system tells."""
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return match[1] if match else platform.processor() or platform.machine()
+
+
+def _timed(run: Callable[[], T]) -> tuple[T, float]:
+    """The result, and the milliseconds that it took."""
+    begun = time.perf_counter()
+    result = run()
+    return result, 1000 * (time.perf_counter() - begun)
+
+
+def _median_ms(run: Callable[[], float]) -> tuple[float, float]:
+    """Medians of the times of some passes, fewer where one takes seconds, and of the times that they return."""
+    whole: list[float] = []
+    parts: list[float] = []
     started = time.perf_counter()
-    while not times or (len(times) < _REPEATS and time.perf_counter() - started < _SECONDS):
-        begun = time.perf_counter()
-        run()
-        times.append(1000 * (time.perf_counter() - begun))
-    return statistics.median(times)
+    while not whole or (len(whole) < _REPEATS and time.perf_counter() - started < _SECONDS):
+        part, ms = _timed(run)
+        whole.append(ms)
+        parts.append(part)
+    return statistics.median(whole), statistics.median(parts)
 
 
 def peak_of(run: Callable[[], object]) -> tuple[int | None, int | None]:
@@ -176,15 +211,16 @@ def _status_bytes(field: str) -> int:
 
 
 def _build(what: str, implementation: str, name: str) -> nn.Module:
-    import segnet_ext
-    from segnet_ext import reference
+    from segnet_ext import freeze, reference
+    from segnet_ext.checkpoint import MODEL_TYPES
 
     torch.manual_seed(0)
-    package = segnet_ext if implementation == "ours" else reference
-    model: nn.Module = {"segnet": package.SegNet, "segnet-basic": package.SegNetBasic}[name](_CLASSES)
+    kind = MODEL_TYPES[name]
+    factory = kind.factory if implementation == "ours" else getattr(reference, kind.factory.__name__)
+    model: nn.Module = factory(_CLASSES, **kind.arguments)
     model.train(what == "training")
     if implementation == "ours" and what == "inference":
-        return segnet_ext.freeze(model)
+        return freeze(model)
     return model.to(memory_format=_layout(implementation))  # type: ignore[call-overload]
 
 

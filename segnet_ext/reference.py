@@ -13,7 +13,7 @@ Four channels share a byte: ``codes`` is uint8 [N, OH, OW, ceil(C / 4)], channel
 ``c // 4``, and the bits of channels past C are 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,10 @@ from ._model_common import (
 )
 
 __all__ = [
+    "FCN",
     "BilinearInterpolation",
+    "DeconvNet",
+    "DeepLabLargeFOV",
     "FCNBasic",
     "SegNet",
     "SegNetBasic",
@@ -232,19 +235,23 @@ DROPOUT_STAGES = (3, 4, 5)  # bayesian_segnet_train.prototxt: encdrop3-5 after t
 class _EncoderStage(nn.Module):
     """(conv, BatchNorm, ReLU) for each width, then a pool that remembers its winners."""
 
-    def __init__(self, in_channels: int, widths: Sequence[int], dropout: float) -> None:
+    def __init__(self, in_channels: int, widths: Sequence[int], dropout: float, dilation: int = 1) -> None:
         super().__init__()
         self.depth = len(widths)
         for i, width in enumerate(widths, start=1):
-            self.add_module(f"conv{i}", nn.Conv2d(in_channels, width, 3, padding=1))
+            self.add_module(f"conv{i}", nn.Conv2d(in_channels, width, 3, padding=dilation, dilation=dilation))
             self.add_module(f"bn{i}", nn.BatchNorm2d(width))
             in_channels = width
         self.dropout = dropout_layer(dropout)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def convolve(self, x: Tensor) -> Tensor:
+        """The map before the pool."""
         for i in range(1, self.depth + 1):
             x = F.relu(getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(x)))
-        x, indices = F.max_pool2d(x, 2, 2, ceil_mode=True, return_indices=True)
+        return x
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x, indices = F.max_pool2d(self.convolve(x), 2, 2, ceil_mode=True, return_indices=True)
         return self.dropout(x), indices
 
 
@@ -488,6 +495,129 @@ class FCNBasic(_Variant):
         return self.classifier(x)
 
 
+# ----------------------------------------------------------------------- the networks of the paper's Tables 3 and 6
+
+
+class _FullyConnected(nn.Module):
+    """fc6 and fc7 of VGG16 as convolutions, each followed by BatchNorm, ReLU and dropout."""
+
+    def __init__(self, width: int, kernel_size: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        padding = dilation * (kernel_size // 2)
+        self.fc6 = nn.Conv2d(ENCODER[5][-1], width, kernel_size, padding=padding, dilation=dilation)
+        self.bn6 = nn.BatchNorm2d(width)
+        self.fc7 = nn.Conv2d(width, width, 1)
+        self.bn7 = nn.BatchNorm2d(width)
+        self.dropout = dropout_layer(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dropout(F.relu(self.bn6(self.fc6(x))))
+        return self.dropout(F.relu(self.bn7(self.fc7(x))))
+
+
+class _VGG16Model(nn.Module):
+    """VGG16's thirteen convolutions as ``encoder``, and argument checks."""
+
+    def __init__(
+        self, num_classes: int, in_channels: int, dropout: float, fc_channels: int, dilations: Sequence[int]
+    ) -> None:
+        super().__init__()
+        check_arguments(type(self).__name__, num_classes, in_channels, dropout)
+        check_width(type(self).__name__, fc_channels, "fc_channels")
+        self.in_channels = in_channels
+        self.encoder = nn.Module()
+        channels = in_channels
+        for (s, widths), dilation in zip(ENCODER.items(), dilations, strict=True):
+            self.encoder.add_module(f"stage{s}", _EncoderStage(channels, widths, 0.0, dilation))
+            channels = widths[-1]
+
+
+class FCN(_VGG16Model):
+    """FCN-8s; see ``segnet_ext.models.FCN``. Nothing needs the winners of its pools."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        dropout: float = 0.5,
+        learnt_deconv: bool = False,
+        fc_channels: int = 4096,
+    ) -> None:
+        super().__init__(num_classes, in_channels, dropout, fc_channels, dilations=(1, 1, 1, 1, 1))
+        self.fc = _FullyConnected(fc_channels, 7, 1, dropout)
+        self.score = nn.Conv2d(fc_channels, num_classes, 1)
+        self.score_pool4 = nn.Conv2d(ENCODER[4][-1], num_classes, 1)
+        self.score_pool3 = nn.Conv2d(ENCODER[3][-1], num_classes, 1)
+        for s, factor in ((5, 2), (4, 2), (3, 8)):
+            upsample: nn.Module = nn.Upsample(scale_factor=factor, mode="bilinear", align_corners=False)
+            if learnt_deconv:
+                kernel = 2 * factor
+                upsample = nn.ConvTranspose2d(num_classes, num_classes, kernel, factor, factor // 2, bias=False)
+            self.add_module(f"upsample{s}", upsample)
+        initialise(self, bn_bias=0.0)
+        bilinear_upsampling(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] to logits [N, num_classes, H, W]."""
+        check_input("FCN", x, self.in_channels, min_size=32)
+        maps = {0: x}
+        for s in ENCODER:
+            x = F.max_pool2d(getattr(self.encoder, f"stage{s}").convolve(x), 2, 2, ceil_mode=True)
+            if s in (3, 4):
+                maps[s] = x
+        x = self.score(self.fc(x))
+        for s, finer in ((5, 4), (4, 3), (3, 0)):
+            x = self.get_submodule(f"upsample{s}")(x)[:, :, : maps[finer].shape[2], : maps[finer].shape[3]]
+            if finer > 0:
+                x = x + self.get_submodule(f"score_pool{finer}")(maps[finer])
+        return x
+
+
+class DeepLabLargeFOV(_VGG16Model):
+    """DeepLab-LargeFOV; see ``segnet_ext.models.DeepLabLargeFOV``."""
+
+    def __init__(self, num_classes: int, in_channels: int = 3, dropout: float = 0.5, fc_channels: int = 1024) -> None:
+        super().__init__(num_classes, in_channels, dropout, fc_channels, dilations=(1, 1, 1, 1, 2))
+        self.fc = _FullyConnected(fc_channels, 3, 12, dropout)
+        self.score = nn.Conv2d(fc_channels, num_classes, 1)
+        initialise(self, bn_bias=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] to logits [N, num_classes, H, W]."""
+        check_input("DeepLabLargeFOV", x, self.in_channels, min_size=32)
+        height, width = x.shape[-2:]
+        for s in ENCODER:
+            x = getattr(self.encoder, f"stage{s}").convolve(x)
+            x = F.max_pool2d(x, 2, 2, ceil_mode=True) if s < 4 else F.max_pool2d(x, 3, 1, padding=1)
+        x = self.score(self.fc(F.avg_pool2d(x, 3, 1, padding=1)))
+        return F.interpolate(x, scale_factor=8, mode="bilinear", align_corners=False)[:, :, :height, :width]
+
+
+class DeconvNet(_VGG16Model):
+    """DeconvNet; see ``segnet_ext.models.DeconvNet``, also for why its deconvolutions stand here as convolutions."""
+
+    def __init__(self, num_classes: int, in_channels: int = 3, fc_channels: int = 1024) -> None:
+        super().__init__(num_classes, in_channels, 0.0, fc_channels, dilations=(1, 1, 1, 1, 1))
+        self.fc = _FullyConnected(fc_channels, 7, 1, dropout=0.0)
+        channels = ENCODER[5][-1]
+        self.fc6_deconv = nn.Conv2d(fc_channels, channels, 7, padding=3)
+        self.bn6_deconv = nn.BatchNorm2d(channels)
+        self.decoder = nn.Module()
+        for s, widths in {**DECODER, 1: DECODER[1] * 2}.items():
+            self.decoder.add_module(f"stage{s}", _DecoderStage(channels, len(ENCODER[s]), widths, dropout=0.0))
+            channels = widths[-1]
+        self.score = nn.Conv2d(channels, num_classes, 1)
+        initialise(self, bn_bias=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] to logits [N, num_classes, H, W]."""
+        check_input("DeconvNet", x, self.in_channels, min_size=32)
+        return self.score(_encode_decode(self.encoder, self.decoder, x, stages=5, between=self._between))
+
+    def _between(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn6_deconv(self.fc6_deconv(self.fc(x))))
+
+
 # ----------------------------------------------------------------------------------------------- used by several models
 
 
@@ -498,13 +628,20 @@ def _normalise_input(x: Tensor) -> Tensor:
     return F.local_response_norm(wide, size=5, alpha=1e-4, beta=0.75).to(x.dtype)
 
 
-def _encode_decode(encoder: nn.Module, decoder: nn.Module, x: Tensor, stages: int) -> Tensor:
+def _encode_decode(
+    encoder: nn.Module,
+    decoder: nn.Module,
+    x: Tensor,
+    stages: int,
+    between: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Tensor:
     """Down through encoder stages 1, 2, ... and up again, each decoder stage fed by its encoder stage's pool."""
     pools = []
     for s in range(1, stages + 1):
         size = x.shape[-2:]
         x, indices = encoder.get_submodule(f"stage{s}")(x)
         pools.append((indices, size))
+    x = between(x)
     for s in range(stages, 0, -1):
         x = decoder.get_submodule(f"stage{s}")(x, *pools.pop())
     return x

@@ -82,7 +82,7 @@ def test_the_command_is_installed():
     assert script.value == "segnet_ext.cli:main"
     described = {command.split()[1] for command in commands_of("segnet-ext")}
     listed = build_parser().format_help()
-    assert described == {"train", "eval", "predict", "convert", "export", "demo"}
+    assert described == {"train", "eval", "predict", "convert", "export", "compare", "demo"}
     assert all(re.search(rf"^ +{name} ", listed, re.MULTILINE) for name in described)
 
 

@@ -1,4 +1,4 @@
-"""The command ``segnet-ext``: train, predict, eval, convert, export and demo.
+"""The command ``segnet-ext``: train, predict, eval, convert, export, compare and demo.
 
 Results go to stdout, progress to stderr. Exit codes: 0 done, 2 the command line or its input cannot be used,
 130 stopped by Ctrl-C.
@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 import segnet_ext
-from segnet_ext.cli import convert, demo, evaluate, export, predict, train
+from segnet_ext.cli import compare, convert, demo, evaluate, export, predict, train
 from segnet_ext.errors import InputError
 
-_COMMANDS = (train, predict, evaluate, convert, export, demo)
+_COMMANDS = (train, predict, evaluate, convert, export, compare, demo)
 
 
 def build_parser() -> argparse.ArgumentParser:

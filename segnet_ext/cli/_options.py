@@ -113,7 +113,7 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_workers(parser: argparse.ArgumentParser) -> None:
+def add_workers(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--workers",
         type=count_or_zero,

@@ -58,6 +58,10 @@ MODELS = (
     "fcn-basic-no-addition",
     "fcn-basic-no-dim-reduction",
     "fcn-basic-no-addition-no-dim-reduction",
+    "fcn",
+    "fcn-learnt-deconv",
+    "deeplab-largefov",
+    "deconvnet",
 )
 
 _DEFAULTS: dict[str, Any] = {
@@ -115,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lr",
         type=_options.positive,
         metavar="LR",
-        help="learning rate (default: with sgd 0.02 for the SegNets and 0.005 for the Basic ones, with adamw 0.001)",
+        help="learning rate (default: with sgd 0.02, and 0.005 for the Basic models, with adamw 0.001)",
     )
     add("--momentum", type=_options.fraction, metavar="M", help="of sgd; the first beta of adamw (default: 0.9)")
     add(
@@ -180,7 +184,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vgg16",
         type=Path,
         metavar="FILE",
-        help="start segnet's encoder from torchvision's vgg16 or vgg16_bn (.pth or .safetensors)",
+        help="start the encoder from torchvision's vgg16 or vgg16_bn (.pth or .safetensors): segnet and what the paper "
+        "compares it with, not the Basic ones",
     )
     add("--amp", choices=("off", "bf16", "fp16"), help="train under autocast; fp16 on CUDA alone (default: off)")
     add("--seed", type=_options.seed, metavar="S", help="seed of weights, order and augmentation (default: 0)")
@@ -233,7 +238,8 @@ def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
     if "model" not in given:
         raise InputError(f"--model is required: {', '.join(MODELS)}")
     if "vgg16" in given and not hasattr(MODEL_TYPES[given["model"]].factory, "load_vgg16"):
-        raise InputError(f"--vgg16 is for --model segnet and bayesian-segnet, got --model {given['model']}")
+        able = ", ".join(name for name, kind in MODEL_TYPES.items() if hasattr(kind.factory, "load_vgg16"))
+        raise InputError(f"--vgg16 is for --model {able}, got --model {given['model']}")
     optimizer = given.get("optimizer", _DEFAULTS["optimizer"])
     lr = MODEL_TYPES[given["model"]].default_lr if optimizer == "sgd" else _ADAMW_LR
     return _DEFAULTS | {"lr": lr, "weight_decay": _WEIGHT_DECAY[optimizer]} | given

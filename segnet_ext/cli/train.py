@@ -40,12 +40,12 @@ def add_parser(commands: Any) -> None:
         "train",
         help="train on CamVid, SUN RGB-D or a folder of one's own",
         formatter_class=_options.HelpFormatter,
-        description="Trains SegNet or SegNet-Basic on the split train of a data set: class-weighted cross-entropy, "
-        "random mirroring, SGD with momentum, unless options say otherwise. After each epoch it evaluates on val and "
-        "writes OUT/last.pt (to resume from), OUT/best.pt (the epoch with the highest val mIoU), OUT/log.csv and "
-        "OUT/curves.png; at the end OUT/predictions.png, where val images stand beside truth and the prediction of "
-        "OUT/best.pt. Ctrl-C ends the step that is being done and saves all steps in OUT/last.pt; a second one stops "
-        "at once, with OUT/last.pt as it was.",
+        description="Trains a SegNet or what the paper compares it with on the split train of a data set: "
+        "class-weighted cross-entropy, random mirroring, SGD with momentum, unless options say otherwise. After each "
+        "epoch it evaluates on val and writes OUT/last.pt (to resume from), OUT/best.pt (the epoch with the highest "
+        "val mIoU), OUT/log.csv and OUT/curves.png; at the end OUT/predictions.png, where val images stand beside "
+        "truth and the prediction of OUT/best.pt. Ctrl-C ends the step that is being done and saves all steps in "
+        "OUT/last.pt; a second one stops at once, with OUT/last.pt as it was.",
         epilog="Several processes: torchrun --nproc-per-node P -m segnet_ext train, and the same options. Each process "
         "has its own --batch-size images of a batch (P times as many in all), --threads, --workers and, with --device "
         "cuda, GPU. Loss, BatchNorm's statistics, gradients and scores are those of the whole batch, as of one process "

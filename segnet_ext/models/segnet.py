@@ -1,7 +1,6 @@
 """SegNet: VGG16's thirteen convolutions down, thirteen up, pool winners carried across."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from .. import ops
 from .._model_common import check_arguments, check_input, dropout_layer, initialise
 from ..nn import BNReLUMaxPool2d, MaxUnpoolConv2d, bn_relu_conv2d
-from .vgg16 import load_vgg16
+from .vgg16 import VGG16Encoder
 
 # Widths of conv{s}_1, conv{s}_2, ... of encoder stage s.
 ENCODER = {1: (64, 64), 2: (128, 128), 3: (256, 256, 256), 4: (512, 512, 512), 5: (512, 512, 512)}
@@ -115,9 +114,10 @@ class Decoder(nn.Module):
             self.add_module(f"stage{s}", stage)
             channels = widths[-1]
 
-    def forward(self, x: Tensor, pools: list[tuple[Tensor, torch.Size]]) -> tuple[Tensor, nn.Module]:
-        """The map of the last conv, and the BatchNorm that is due on it, with a ReLU."""
-        norm: nn.Module | None = None
+    def forward(
+        self, x: Tensor, pools: list[tuple[Tensor, torch.Size]], norm: nn.Module | None = None
+    ) -> tuple[Tensor, nn.Module]:
+        """The map of the last conv, and the BatchNorm that is due on it, with a ReLU; so is ``norm`` on ``x``."""
         for s in DECODER:
             stage = getattr(self, f"stage{s}")
             x, norm = stage.convolve(x, norm, *pools[s - 1]), stage.norm
@@ -127,7 +127,7 @@ class Decoder(nn.Module):
         return x, norm
 
 
-class SegNet(nn.Module):
+class SegNet(VGG16Encoder, nn.Module):
     """SegNet (Badrinarayanan, Kendall, Cipolla, TPAMI 2017, section 3; the authors' ``segnet_train.prototxt``).
 
     26 3x3 convolutions with bias, 25 of them followed by BatchNorm and ReLU; 29,449,355 parameters for 11 classes. A
@@ -173,22 +173,3 @@ class SegNet(nn.Module):
         x, pools = self.encoder(self.input_form(x).contiguous(memory_format=torch.channels_last))
         x, norm = self.decoder(x, pools)
         return bn_relu_conv2d(norm, self.classifier, x)
-
-    def load_vgg16(self, source: str | os.PathLike[str] | Mapping[str, Tensor]) -> None:
-        """Start the encoder from ImageNet weights: torchvision's ``vgg16`` or ``vgg16_bn``.
-
-        The thirteen convolutions are copied, and with ``vgg16_bn`` also each BatchNorm's parameters and running
-        statistics, in any floating dtype; ``classifier.*`` is ignored. torchvision's weights expect RGB in [0, 1],
-        normalised with the ImageNet mean (0.485, 0.456, 0.406) and standard deviation (0.229, 0.224, 0.225).
-
-        Args:
-            source: a ``.safetensors`` file, a file of ``torch.save`` (read with ``weights_only=True``: no code in it
-                runs), or the state dict itself.
-
-        Raises:
-            ValueError: ``in_channels`` is not 3, the file is damaged, or its keys, shapes or dtypes do not fit; every
-                key that is wrong is named, and the model is as it was before.
-            OSError: the file cannot be opened.
-            ImportError: a ``.safetensors`` file where the safetensors package is missing.
-        """
-        load_vgg16(self.encoder, self.in_channels, source)

@@ -1,4 +1,4 @@
-"""SegNet's encoder from torchvision's VGG16 checkpoints, all of it or nothing."""
+"""Encoders from torchvision's VGG16 checkpoints, all of it or nothing."""
 
 import os
 from collections.abc import Mapping
@@ -37,8 +37,34 @@ def vgg16_keys(batch_norm: bool) -> dict[str, str]:
     return keys
 
 
+class VGG16Encoder:
+    """Gives a model :meth:`load_vgg16`: its ``encoder`` is VGG16's thirteen convolutions, its input ``in_channels``."""
+
+    encoder: nn.Module
+    in_channels: int
+
+    def load_vgg16(self, source: str | os.PathLike[str] | Mapping[str, Tensor]) -> None:
+        """Start the encoder from ImageNet weights: torchvision's ``vgg16`` or ``vgg16_bn``.
+
+        The thirteen convolutions are copied, and with ``vgg16_bn`` also each BatchNorm's parameters and running
+        statistics, in any floating dtype; ``classifier.*`` is ignored. torchvision's weights expect RGB in [0, 1],
+        normalised with the ImageNet mean (0.485, 0.456, 0.406) and standard deviation (0.229, 0.224, 0.225).
+
+        Args:
+            source: a ``.safetensors`` file, a file of ``torch.save`` (read with ``weights_only=True``: no code in it
+                runs), or the state dict itself.
+
+        Raises:
+            ValueError: ``in_channels`` is not 3, the file is damaged, or its keys, shapes or dtypes do not fit; every
+                key that is wrong is named, and the model is as it was before.
+            OSError: the file cannot be opened.
+            ImportError: a ``.safetensors`` file where the safetensors package is missing.
+        """
+        load_vgg16(self.encoder, self.in_channels, source)
+
+
 def load_vgg16(encoder: nn.Module, in_channels: int, source: str | os.PathLike[str] | Mapping[str, Tensor]) -> None:
-    """Copy ``source`` into ``encoder``; see :meth:`segnet_ext.SegNet.load_vgg16` for what is read and raised."""
+    """Copy ``source`` into ``encoder``; see :meth:`VGG16Encoder.load_vgg16` for what is read and raised."""
     if in_channels != 3:
         raise ValueError(f"load_vgg16: in_channels must be 3 for VGG16 weights, the model has {in_channels}")
     if isinstance(source, Mapping):
