@@ -95,9 +95,9 @@ def in_half_precision(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, weights=weights, training=None)
 
 
-def command_of(settings: dict[str, Any]) -> str:
+def command_of(settings: dict[str, Any], out: str) -> str:
     """The command line of a run: what is not the default."""
-    start = ["segnet-ext", "train", "--data", "CamVid", "--model", settings["model"], "--out", "runs/basic"]
+    start = ["segnet-ext", "train", "--data", "CamVid", "--model", settings["model"], "--out", out]
 
     def defaults(*options: str) -> dict[str, Any]:
         given = [*start[1:], "--dataset", "camvid", *options]  # which needs no folder to look into
@@ -123,6 +123,16 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
+def score(weights: Path, data: Path, threads: int) -> dict[str, Any]:
+    """What segnet-ext eval writes of a checkpoint on val."""
+    with tempfile.TemporaryDirectory() as folder:
+        scores = Path(folder, "scores.json")
+        command = ["eval", "--data", data, "--weights", weights, "--boundary", "--json", scores]
+        if main([*map(str, command), "--threads", str(threads), "--device", "cpu"]) != 0:
+            raise SystemExit(1)
+        return json.loads(scores.read_text())
+
+
 def card(name: str, checkpoint: Checkpoint, run: Path, data: Path, figures: dict[str, Any]) -> str:
     training = read_checkpoint(run / "last.pt").training
     assert training is not None
@@ -142,7 +152,7 @@ def card(name: str, checkpoint: Checkpoint, run: Path, data: Path, figures: dict
             subsequent_indent="  ",
         ),
         training_images=len((data / "train.txt").read_text().splitlines()),
-        command=command_of(training["settings"]),
+        command=command_of(training["settings"], "runs/basic"),
         epochs=training["settings"]["epochs"],
         epoch=1 + max(range(len(scores)), key=lambda index: (scores[index], index)),
         images=figures["images"],
@@ -167,13 +177,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     name = f"{checkpoint.model}-camvid"
     weights = options.out / f"{name}.pt"
     write_checkpoint(weights, checkpoint)
-    with tempfile.TemporaryDirectory() as folder:
-        scores = Path(folder, "scores.json")
-        score = ["eval", "--data", options.data, "--weights", weights, "--boundary", "--json", scores]
-        if main([*map(str, score), "--threads", str(options.threads), "--device", "cpu"]) != 0:
-            raise SystemExit(1)
-        figures = json.loads(scores.read_text())
-    text = card(name, checkpoint, options.run, options.data, figures)
+    text = card(name, checkpoint, options.run, options.data, score(weights, options.data, options.threads))
     weights.with_suffix(".md").write_text(text, encoding="utf-8")
     print(f"\nwrote {weights} ({weights.stat().st_size / 1e6:.1f} MB) and {weights.with_suffix('.md')}")
 

@@ -52,7 +52,7 @@ def test_each_file_is_small_and_has_a_card(name):
     assert (options.model, options.size) == (checkpoint.model, checkpoint.size)
 
 
-def test_the_script_makes_weights_and_card(tmp_path, capsys, thread_count):
+def test_the_scripts_make_weights_card_and_results(tmp_path, capsys, monkeypatch, thread_count):
     torch.set_num_threads(1)
     camvid = write_camvid(tmp_path / "camvid")
     recipe = ["--size", "16x24", "--batch-size", "2", "--optimizer", "adamw", "--lr", "0.004"]
@@ -76,6 +76,15 @@ def test_the_script_makes_weights_and_card(tmp_path, capsys, thread_count):
     text = " ".join(card.replace("\\\n", " ").split())
     assert "--out runs/basic --size 16x24 --epochs 1 --batch-size 2 --optimizer adamw --lr 0.004 ``` Of 1" in text
     assert "on the 5 images of `train` alone" in text and "on the 3 images of `val` at 16x24" in text
+
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    report = runpy.run_path(str(SCRIPT.parent / "make_camvid_results.py"))["main"]
+    report([str(tmp_path / "run"), "--data", str(camvid), "--out", str(tmp_path), "--threads", "1"])
+    page = (tmp_path / "camvid.md").read_text()
+    (row,) = (line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| segnet-basic | val"))
+    mean_iou = next(line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith("mean IoU"))
+    assert row[1:5] == ["val", "16x24", "5", "1 of 1"] and row[7] == mean_iou
+    assert "--out runs/run --size 16x24" in page and (tmp_path / "camvid-run.png").is_file()
 
 
 def test_it_knows_real_streets(tmp_path):
