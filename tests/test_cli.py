@@ -483,7 +483,7 @@ def test_demo_labels_images(tmp_path, monkeypatch, capsys, failing):
     label = segnet_ext.SegNetBasic.from_pretrained("camvid")(
         normalize(torch.from_numpy(resize_image(read_image(tmp_path / "a.png"), (180, 240)))[None])
     ).argmax(1)[0]
-    middle = 24 + 2 * 90, 2 * 8 + 480 + 2 * 120  # of the first row's prediction, twice as large
+    middle = 24 + 90, 2 * 8 + 240 + 120  # of the first row's prediction
     assert tuple(sheet[middle]) == CAMVID.colors[label[90, 120]]
 
     assert "does not exist" in failing("demo", "--image", tmp_path / "no.png", "--out", tmp_path / "new")

@@ -4,6 +4,7 @@ import csv
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,6 +177,7 @@ def test_resume_of_a_run_from_before_other_data_sets(camvid, tmp_path, trained, 
     assert checkpoint.training is not None
     assert checkpoint.training["settings"].pop("dataset") == "camvid"
     write_checkpoint(tmp_path / "last.pt", checkpoint)
+    shutil.copy(trained / "best.pt", tmp_path)
     assert main(arguments(camvid, tmp_path, "--resume", epochs=3)) == 0
     assert "already has 3 epochs" in capsys.readouterr().err
 

@@ -152,7 +152,7 @@ def test_accuracy_is_trained_for_and_resumed(tmp_path, measured, no_picture, sma
     assert 0 <= float(ours["mean_iou"]) <= 100 and plain["mean_iou"] == "" and paper["mean_iou"] == "59.77"
 
     runs = sorted(out.glob("runs/*/*"))
-    assert len(runs) == 4 * len(["last.pt", "best.pt", "log.csv", "val.json"])
+    assert len(runs) == 4 * len(["last.pt", "best.pt", "log.csv", "curves.png", "predictions.png", "val.json"])
     times = {path: path.stat().st_mtime_ns for path in runs}
     scored = out / "runs" / "segnet-seed1" / "val.json"
     scored.unlink()

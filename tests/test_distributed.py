@@ -119,7 +119,7 @@ def test_torchrun(tmp_path, capfd):
     fresh = ["--model", "segnet-basic", "--size", "16x24", "--lr", "0.005", "--epochs", "2"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "segnet_ext", "train", *options, str(tmp_path / "two"), *fresh, "--batch-size", "2"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert [line.split()[:2] for line in run.stdout.splitlines()] == [["epoch", "1/2"], ["epoch", "2/2"]]
     assert run.stderr.count("class weights: Sky") == 1

@@ -150,6 +150,7 @@ def _run(options: argparse.Namespace, processes: Processes) -> int:
     if processes.first:
         make_folder(options.out)
         _introduce(settings, model, train, val, weights)
+    epochs_before = training.epoch
     try:
         with _epoch_log(options, training) as log_epoch, _interrupts_between_steps(processes) as check_interrupt:
             _train(training, settings, options.out, check_interrupt, log_epoch)
@@ -157,7 +158,8 @@ def _run(options: argparse.Namespace, processes: Processes) -> int:
         if not processes.first:
             return 130
         raise KeyboardInterrupt(f"interrupted; {_kept(options.out / 'last.pt')}") from interrupt
-    if processes.first:
+    finished_before = training.epoch == epochs_before and (options.out / "predictions.png").exists()
+    if processes.first and not finished_before:
         _write_predictions(options.out, Loader(val, settings.batch_size, workers=options.workers), device)
     return 0
 
