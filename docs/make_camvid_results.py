@@ -1,7 +1,7 @@
 """Writes benchmarks/results/camvid.md: what training runs on CamVid came to, beside the published figures.
 
 Each RUN is a folder that segnet-ext train wrote. Its best.pt is scored on val by segnet-ext eval; recipe and curves are
-those of last.pt and log.csv. Needs the extra "train".
+those in last.pt. Needs the extra "train".
 
 python docs/make_camvid_results.py runs/basic runs/segnet --data CamVid
 """
@@ -9,9 +9,8 @@ python docs/make_camvid_results.py runs/basic runs/segnet --data CamVid
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +55,7 @@ def read_run(folder: Path, data: Path, threads: int) -> Run:
     training = read_checkpoint(folder / "last.pt").training
     if training is None:
         raise SystemExit(f"{folder / 'last.pt'} has no training state")
-    types = {field.name: int if field.name == "epoch" else float for field in fields(EpochResult)}
-    with open(folder / "log.csv", newline="") as file:
-        history = [
-            EpochResult(**{name: types[name](value) for name, value in row.items()}) for row in csv.DictReader(file)
-        ]
+    history = [EpochResult(**result) for result in training["run"]["history"]]
     images = len((data / "train.txt").read_text().splitlines())
     return Run(folder.name, training["settings"], history, images, score(folder / "best.pt", data, threads))
 

@@ -9,7 +9,6 @@ python docs/make_pretrained.py runs/basic --data CamVid    writes segnet_ext/pre
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import shlex
 import tempfile
@@ -136,8 +135,7 @@ def score(weights: Path, data: Path, threads: int) -> dict[str, Any]:
 def card(name: str, checkpoint: Checkpoint, run: Path, data: Path, figures: dict[str, Any]) -> str:
     training = read_checkpoint(run / "last.pt").training
     assert training is not None
-    with open(run / "log.csv", newline="") as file:
-        scores = [float(row["mean_iou"]) for row in csv.DictReader(file)]
+    scores = [result["mean_iou"] for result in training["run"]["history"]]
     keys = ("accuracy", "iou", "boundary_f1")
     rows = [" | ".join([row["class"], *(percent(row[key]) for key in keys)]) for row in figures["classes"]]
     weakest = [row["class"] for row in sorted(figures["classes"], key=lambda row: row["iou"] or 0)[:4]]

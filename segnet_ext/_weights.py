@@ -24,7 +24,7 @@ def read_weights(path: Path) -> tuple[Any, dict[str, str]]:
         from safetensors import safe_open
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
+            with safe_open(path, framework="pt") as file:  # which is no mapping, but for its keys()
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         with warnings.catch_warnings():  # of what other programs' files may hold
             warnings.simplefilter("ignore")

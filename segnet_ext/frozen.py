@@ -169,11 +169,15 @@ class FrozenBasic(Frozen):
     def __init__(self, model: _Basic, dtype: torch.dtype | None = None) -> None:
         super().__init__(model)
         self.lrn = model.lrn
-        for s in STAGES:
-            stage = getattr(model.encoder, f"stage{s}")
-            self.layers[f"encoder{s}"] = _Convolution(stage.conv, stage.bn, dtype)
+        self._add_stages("encoder", model, dtype)
         if isinstance(model.classifier, nn.Conv2d):
             self.layers["classifier"] = _Convolution(model.classifier, None, dtype)
+
+    def _add_stages(self, side: str, model: _Basic, dtype: torch.dtype | None) -> None:
+        """The convolution and BatchNorm of each stage of the encoder or decoder."""
+        for s in STAGES:
+            stage = getattr(getattr(model, side), f"stage{s}")
+            self.layers[f"{side}{s}"] = _Convolution(stage.conv, stage.bn, dtype)
 
     def _prepare(self, x: Tensor) -> Tensor:
         x = super()._prepare(x)
@@ -209,9 +213,7 @@ class FrozenSegNetBasic(FrozenBasic):
 
     def __init__(self, model: SegNetBasic | SegNetBasicEncoderAddition, dtype: torch.dtype | None = None) -> None:
         super().__init__(model, dtype)
-        for s in STAGES:
-            stage = getattr(model.decoder, f"stage{s}")
-            self.layers[f"decoder{s}"] = _Convolution(stage.conv, stage.bn, dtype)
+        self._add_stages("decoder", model, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 16."""
@@ -242,9 +244,7 @@ class FrozenSingleChannelDecoder(FrozenBasic):
 
     def __init__(self, model: SegNetBasicSingleChannelDecoder, dtype: torch.dtype | None = None) -> None:
         super().__init__(model, dtype)
-        for s in STAGES:
-            stage = getattr(model.decoder, f"stage{s}")
-            self.layers[f"decoder{s}"] = _Convolution(stage.conv, stage.bn, dtype)
+        self._add_stages("decoder", model, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 16."""

@@ -12,6 +12,7 @@ import torch
 from camvid_layout import write_camvid
 from cases import assert_equal
 from torch import nn
+from worker_pair import run_pair
 
 from segnet_ext.checkpoint import read_checkpoint
 from segnet_ext.cli import main
@@ -26,24 +27,7 @@ def _one_thread(thread_count):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("distributed")
-    files = [folder / f"rank{rank}.pt" for rank in (0, 1)]
-    worker = Path(distributed_worker.__file__)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(worker), str(rank), str(folder / "meeting"), str(file)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, file in enumerate(files)
-    ]
-    try:
-        for process in processes:
-            _, stderr = process.communicate(timeout=300)
-            assert process.returncode == 0, stderr
-    finally:
-        for process in processes:
-            process.kill()
-    return [torch.load(file, weights_only=True) for file in files]
+    return run_pair(Path(distributed_worker.__file__), folder, timeout=300)
 
 
 def assert_close(actual: torch.Tensor, expected: torch.Tensor, name: str = "", tolerance: float = 1e-10) -> None:

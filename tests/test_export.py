@@ -92,15 +92,19 @@ def test_onnx_has_the_input_form_and_no_dropout():
         assert_agree(run_onnx(onnx_model(model).SerializeToString(), x), model(x))
 
 
-@pytest.mark.parametrize("name, arguments", [("SegNet", {}), ("SegNetBasic", {"width": 16})], ids=["SegNet", "Basic"])
-def test_programs_agree_at_every_size(name, arguments, tmp_path):
-    model = filled(name, **arguments)
-    (tmp_path / "a.pt2").write_bytes(exported_program(model))
-    loaded = torch.export.load(tmp_path / "a.pt2").module()
+def assert_program_agrees(model, path) -> None:
+    """Also after it went through a file, and at several sizes."""
+    path.write_bytes(exported_program(model))
+    loaded = torch.export.load(path).module()
     for n, *size in SIZES:
         x = torch.rand(n, 3, *size)
         with torch.no_grad():
             assert_agree(loaded(x), model(x))
+
+
+@pytest.mark.parametrize("name, arguments", [("SegNet", {}), ("SegNetBasic", {"width": 16})], ids=["SegNet", "Basic"])
+def test_programs_agree_at_every_size(name, arguments, tmp_path):
+    assert_program_agrees(filled(name, **arguments), tmp_path / "a.pt2")
 
 
 def variant(name: str):
@@ -125,13 +129,7 @@ def test_onnx_of_variants_agrees(name):
 
 @pytest.mark.parametrize("name", ["bilinear-interpolation", "fcn-basic", "segnet-basic-single-channel-decoder"])
 def test_programs_of_variants_agree(name, tmp_path):
-    model = variant(name)
-    (tmp_path / "a.pt2").write_bytes(exported_program(model))
-    loaded = torch.export.load(tmp_path / "a.pt2").module()
-    for n, *size in SIZES:
-        x = torch.rand(n, 3, *size)
-        with torch.no_grad():
-            assert_agree(loaded(x), model(x))
+    assert_program_agrees(variant(name), tmp_path / "a.pt2")
 
 
 def test_refusals():

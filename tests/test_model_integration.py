@@ -3,8 +3,6 @@
 import copy
 import io
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from cases import HALVES, assert_equal, id_of
 from model_cases import MODELS, pair, randomise
 from tolerances import assert_close
 from torch.utils.data import DataLoader, Dataset
+from worker_pair import run_pair
 
 from segnet_ext import SegNetBasic
 
@@ -186,24 +185,7 @@ def test_runs_in_forked_workers(name, threads, thread_count):
 
 
 def test_distributed_data_parallel(tmp_path):
-    worker = Path(__file__).with_name("ddp_worker.py")
-    files = [tmp_path / f"rank{rank}.pt" for rank in (0, 1)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(worker), str(rank), str(tmp_path / "meeting"), str(file)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, file in enumerate(files)
-    ]
-    try:
-        for process in processes:
-            _, stderr = process.communicate(timeout=120)
-            assert process.returncode == 0, stderr
-    finally:
-        for process in processes:
-            process.kill()
-    first, second = (torch.load(file, weights_only=True) for file in files)
+    first, second = run_pair(Path(__file__).with_name("ddp_worker.py"), tmp_path, timeout=120)
     for key in ("initial", "gradients", "trained"):
         for name, value in first[key].items():
             assert_equal(second[key][name], value)

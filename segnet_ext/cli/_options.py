@@ -89,6 +89,16 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_out(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(default),
+        metavar="DIR",
+        help="folder for the results (default: %(default)s)",
+    )
+
+
 def weights(text: str) -> Path:
     """A file, or that of weights that come with the package."""
     return pretrained_files().get(text) or Path(text)

@@ -56,13 +56,7 @@ def add_parser(commands: Any) -> None:
         help="images in a step of training, both of its memory and of --data (default: 4)",
     )
     parser.add_argument("--quick", action="store_true", help="64x96 and batches of 2 by default: does it run?")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("segnet-compare"),
-        metavar="DIR",
-        help="folder for the results (default: %(default)s)",
-    )
+    _options.add_out(parser, "segnet-compare")
     _options.add_threads(parser)
     group = parser.add_argument_group("accuracy")
     group.add_argument("--data", type=Path, metavar="DIR", help="folder in CamVid's published layout to train on")

@@ -32,13 +32,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--image", type=Path, nargs="+", metavar="FILE", help="street scenes of your own to label, not to train"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("segnet-demo"),
-        metavar="DIR",
-        help="folder for the results (default: %(default)s)",
-    )
+    _options.add_out(parser, "segnet-demo")
     _options.add_threads(parser)
     parser.set_defaults(run=run)
 
