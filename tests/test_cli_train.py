@@ -20,6 +20,7 @@ from PIL import Image
 import segnet_ext
 from segnet_ext.checkpoint import read_checkpoint, write_checkpoint
 from segnet_ext.cli import main
+from segnet_ext.loss import AUTHORS_CAMVID_WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,19 @@ def test_train_reports(camvid, tmp_path, capsys):
     command = ["eval", "--data", str(camvid), "--weights", str(tmp_path / "last.pt"), "--workers", "0"]
     assert main([*command, "--batch-size", "2"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split()[-1] == figure, "eval gives what training printed"
+
+
+def test_class_weights_by_name(camvid, tmp_path, capsys):
+    shown = {}
+    for kind in ("median", "sqrt-median", "authors", "none"):
+        assert main(arguments(camvid, tmp_path / kind, *FRESH, "--class-weights", kind, epochs=1)) == 0
+        line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("class weights: "))
+        shown[kind] = [float(pair.split()[-1]) for pair in line.split(": ")[1].split(", ")]
+    assert shown["none"] == [1.0] * 11
+    assert shown["authors"] == list(AUTHORS_CAMVID_WEIGHTS)
+    # printed to four places
+    assert shown["sqrt-median"] == pytest.approx([weight**0.5 for weight in shown["median"]], abs=1e-3)
+    assert len(set(shown["median"])) > 2
 
 
 def test_resume_is_bit_exact(camvid, tmp_path, trained):

@@ -144,9 +144,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--class-weights",
-        choices=("median", "authors", "none"),
-        help="median: median frequency balancing, computed from the training labels; authors: the eleven that SegNet's "
-        "authors publish for CamVid; none: all 1 (default: median)",
+        choices=("median", "sqrt-median", "authors", "none"),
+        help="median: median frequency balancing, computed from the training labels; sqrt-median: the square roots of "
+        "those, between them and none; authors: the eleven that SegNet's authors publish for CamVid; none: all 1 "
+        "(default: median)",
     )
     add(
         "--loss-norm",

@@ -251,6 +251,8 @@ def _class_weights(kind: str, train: FileDataset) -> torch.Tensor:
     computed = median_frequency_weights(train)
     if kind == "median":
         return computed
+    if kind == "sqrt-median":
+        return computed.sqrt()
     if kind == "none":
         return torch.ones(len(train.classes))
     if train.classes.names != CAMVID.names:
