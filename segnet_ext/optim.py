@@ -7,6 +7,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 SCHEDULES = ("constant", "poly", "step")
 
+# fused=True below: one pass over the parameters, where torch's default makes one for each operation, with which a step
+# of AdamW takes five times as long on SegNet's 29 million parameters (one CPU core).
+
 
 def sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> optim.SGD:
     """SGD that decays the convolutions' weights and BatchNorm's scales, not the biases, as the authors' solver does."""
@@ -14,14 +17,14 @@ def sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> op
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (plain if name.endswith("bias") else decayed).append(parameter)
-    return optim.SGD(_groups(decayed, plain, weight_decay), lr=lr, momentum=momentum)
+    return optim.SGD(_groups(decayed, plain, weight_decay), lr=lr, momentum=momentum, fused=True)
 
 
 def adamw(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> optim.AdamW:
     """AdamW that decays the convolutions' weights alone, as is usual with it; ``momentum`` is its first beta."""
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    return optim.AdamW(_groups(decayed, plain, weight_decay), lr=lr, betas=(momentum, 0.999))
+    return optim.AdamW(_groups(decayed, plain, weight_decay), lr=lr, betas=(momentum, 0.999), fused=True)
 
 
 OPTIMIZERS = {"sgd": sgd, "adamw": adamw}
