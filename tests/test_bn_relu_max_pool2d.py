@@ -331,15 +331,16 @@ def test_special_values(device, values, ceil_mode, layout, dtype):
 @pytest.mark.parametrize("place", [(0, 0), (2, 3)], ids=str)  # statistics may start from the first pixel
 @pytest.mark.parametrize("special", [math.nan, math.inf])
 def test_training_on_special_values(device, special, place):
-    x = normals(2, 3, 6, 6).to(device)
+    x = normals(2, 3, 6, 6)
     x[(0, 1, *place)] = special
-    ours, torchs = parameters(3, device=device), parameters(3, device=device)
-    output, codes = bn_relu_max_pool2d(x, *ours, True)
+    ours, torchs = parameters(3, device=device), parameters(3)
+    output, codes = bn_relu_max_pool2d(x.to(device), *ours, True)
+    # By torch on the CPU: on CUDA its means of infinite values are infinite or NaN, as its kernels happen to sum.
     expected, expected_codes = torch_pool(unfused(x, torchs, True), False)
-    assert_close(output, expected)
-    assert_equal(codes, expected_codes)
-    assert_close(ours[2], torchs[2])
-    assert_close(ours[3], torchs[3])
+    assert_close(output.cpu(), expected)
+    assert_equal(codes.cpu(), expected_codes)
+    assert_close(ours[2].cpu(), torchs[2])
+    assert_close(ours[3].cpu(), torchs[3])
 
 
 def far_from_ties(shape, training):

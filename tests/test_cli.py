@@ -280,7 +280,8 @@ def test_predict_has_weights_of_its_own(tmp_path, capsys, failing):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("uncertainty", [False, True])
-def test_predict_on_a_gpu(tmp_path, weights, bayesian, cuda_device, uncertainty):
+def test_predict_on_a_gpu(tmp_path, weights, bayesian, cuda_device, uncertainty, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # weights that learnt nothing hardly prefer a class
     image = np.random.default_rng(5).integers(0, 256, (40, 56, 3), np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
     for device in ("cpu", "cuda"):
@@ -290,7 +291,7 @@ def test_predict_on_a_gpu(tmp_path, weights, bayesian, cuda_device, uncertainty)
     assert files_in(tmp_path / "cuda") == files_in(tmp_path / "cpu")
     if not uncertainty:  # whose masks are drawn by another generator
         cpu, cuda = (np.array(Image.open(tmp_path / name / "a_label.png")) for name in ("cpu", "cuda"))
-        assert (cpu == cuda).mean() > 0.98
+        assert (cpu == cuda).mean() > 0.999
 
 
 # ---- predict on videos

@@ -65,7 +65,8 @@ def test_ties_and_special_values(device, values, ceil_mode, layout, dtype):
     choice = integers(2, 13, 9, 7, low=0, high=len(values) - 1).long()
     x = LAYOUTS[layout](torch.tensor(values, dtype=dtype)[choice].to(device))
     output, codes = max_pool2d_with_codes(x, ceil_mode)
-    expected, expected_codes = torch_pool(x, ceil_mode)
+    # torch's CUDA kernel for channels_last gives windows of -inf alone an index outside of them.
+    expected, expected_codes = torch_pool(x.contiguous(), ceil_mode)
     assert_equal(output, expected)
     assert_equal(codes, expected_codes)
 
