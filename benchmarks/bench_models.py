@@ -59,11 +59,13 @@ def build(variant: str, direction: str, shape: Sequence[int], target: Target) ->
         return Step(lambda: [session(x)])
     if variant == FOLDED:
         model = fold_batch_norm(model)
-    frozen = variant == "ours" and what == "inference" and target == Target()
+    frozen = variant == "ours" and what == "inference"
     if variant == "ours":
         model = ours_of(model, name)
-    # A frozen model's weights already lie as its operations want them.
-    model = segnet_ext.freeze(model) if frozen else model.to(target.device, memory_format=layout)
+    if frozen:  # its weights already lie as its operations want them
+        model = segnet_ext.freeze(model, target.dtype).to(target.device)
+    else:
+        model = model.to(target.device, memory_format=layout)
     parameters = list(model.parameters())
     run: Callable[[Tensor], Tensor] = compiled(model) if variant == COMPILED else model
     autocast = Target(target.device, torch.bfloat16).autocast if variant == AUTOCAST else target.autocast

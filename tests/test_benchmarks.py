@@ -1,5 +1,6 @@
-"""The benchmarks' logic, without regard to time: the peers agree, the report is written, the targets are computed."""
+"""The benchmarks' logic, without regard to time: the peers agree, reports are written, the targets are computed."""
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import cpu_report
 import cpu_results
+import cuda_report
 import harness
 import peers
 
@@ -205,3 +207,30 @@ def test_quick_report_is_written(area, tmp_path, monkeypatch):
     assert page.count("not measured") == len(cpu_results.goals(cpu_results.Results({})))  # tiny sizes count for nothing
     if area == "ops":
         assert all(module.__name__.removeprefix("bench_") in page for module in real(models=False))
+
+
+# ---- the page of a GPU
+
+
+def test_a_page_of_a_run_on_a_gpu(tmp_path):
+    info = dict.fromkeys(cuda_report.ENVIRONMENT, "x") | {"peak_bytes_is": "the rise", "saved_bytes": None}
+    medians = {"ours": 2e-6, "torch": 5e-6, "torch channels_last": 3e-6}
+    run = {
+        "datetime": "2026-01-02T03:04:05",
+        "benchmarks": [
+            {
+                "group": f"op, stage1 1x2x3x4{dtype}, forward",
+                "extra_info": info | {"variant": variant, "peak_bytes": 2**20 if variant == "ours" else 3 * 2**19},
+                "stats": {"median": median},
+            }
+            for dtype in ("", " float16")
+            for variant, median in medians.items()
+        ],
+    }
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    cuda_report.main([str(tmp_path / "run.json"), str(tmp_path / "page.md")])
+    rows = [line for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("| op |")]
+    assert rows[1:] == [
+        f"| op | stage1 1x2x3x4 {dtype} | forward | 2 | 5 | 3 | 1.50 | torch channels_last | 1.0 / 1.5 | - / - |"
+        for dtype in ("float32", "float16")
+    ]
