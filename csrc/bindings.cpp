@@ -1,10 +1,13 @@
 // The raw functions of segnet_ext._C. Each is wrapped once, as a custom operator, in segnet_ext/ops.
 #include <torch/csrc/utils/pybind.h>
 
+#include "bn_relu/bn_relu.h"
 #include "bn_relu_conv2d/bn_relu_conv2d.h"
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
 #include "build_info.h"
 #include "codes_to_indices/codes_to_indices.h"
+#include "common/convolution.h"
+#include "conv_bias/conv_bias.h"
 #include "indices_to_codes/indices_to_codes.h"
 #include "max_pool2d_with_codes/max_pool2d_with_codes.h"
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d.h"
@@ -80,6 +83,17 @@ PYBIND11_MODULE(_C, m) {
         py::arg("batch_statistics"), py::arg("codes"), py::arg("weight"));
   m.def("bn_relu_conv2d_grad_weight", &bn_relu_conv2d_grad_weight, no_gil, py::arg("grad_output"), py::arg("input"),
         py::arg("bn_weight"), py::arg("bn_bias"), py::arg("mean"), py::arg("var"), py::arg("eps"), py::arg("codes"));
+
+  m.def("bn_relu_forward", &bn_relu_forward, no_gil, py::arg("input"), py::arg("weight"), py::arg("bias"),
+        py::arg("mean"), py::arg("var"), py::arg("eps"));
+  m.def("bn_relu_backward", &bn_relu_backward, no_gil, py::arg("grad_output"), py::arg("input"), py::arg("weight"),
+        py::arg("bias"), py::arg("mean"), py::arg("var"), py::arg("eps"), py::arg("batch_statistics"));
+  m.def("convolve", &convolve, no_gil, py::arg("map"), py::arg("weight"));
+  m.def("convolve_grad_map", &convolve_grad_map, no_gil, py::arg("grad_output"), py::arg("weight"));
+  m.def("convolve_grad_weight", &convolve_grad_weight, no_gil, py::arg("grad_output"), py::arg("map"),
+        py::arg("kernel_size"));
+  m.def("conv_bias_add_", &conv_bias_add_, no_gil, py::arg("map"), py::arg("bias"), py::arg("relu"));
+  m.def("conv_bias_grad", &conv_bias_grad, no_gil, py::arg("grad_output"));
 
   m.def("codes_to_indices", &codes_to_indices, no_gil, py::arg("codes"), py::arg("input_size"));
   m.def("indices_to_codes", &indices_to_codes, no_gil, py::arg("indices"), py::arg("input_size"));

@@ -46,6 +46,9 @@ def _emulate(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, operation in list(sys.modules.items()):
         if name.startswith("segnet_ext.ops.") and hasattr(operation, "_C"):
             monkeypatch.setattr(operation, "_C", module)
+    convolutions = sys.modules["segnet_ext.ops.bn_relu_conv2d"]
+    monkeypatch.setattr(convolutions, "_has_kernel", lambda input, weight: False)
+    monkeypatch.setattr(convolutions, "_on_cuda", lambda input: True)
 
 
 @pytest.fixture(params=["cpu", "emulated", pytest.param("cuda", marks=pytest.mark.gpu)])

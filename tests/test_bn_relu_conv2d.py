@@ -53,29 +53,35 @@ def arguments(case, unpool, dtype, layout="channels_last"):
     return (x, codes, size if unpool else None), bn, (weight, normals(out_channels, seed=6, dtype=dtype))
 
 
-def run(module, case, unpool, training, dtype, layout="channels_last", compute=None, eps=1e-3):
+def convolution(case, dtype, device):
+    """x, weight and bias."""
+    (x, _, _), _, (weight, bias) = arguments(case, False, dtype)
+    return x.to(device), weight.to(device), bias.to(device)
+
+
+def run(module, case, unpool, training, dtype, layout="channels_last", compute=None, eps=1e-3, device="cpu"):
     """Output, running statistics and all gradients, in ``compute`` from values that are exact in ``dtype``."""
     compute = compute or dtype
     (x, codes, size), bn, conv = arguments(case, unpool, dtype, layout)
-    x = x.detach().to(compute)
-    parameters = [t.to(compute) for t in (*bn[:2], *conv)]
+    x, codes = x.detach().to(device, compute), None if codes is None else codes.to(device)
+    parameters = [t.to(device, compute) for t in (*bn[:2], *conv)]
     leaves = [t.requires_grad_() for t in (x, *parameters)]
-    mean, var = (t.to(compute).clone() for t in bn[2:])
+    mean, var = (t.to(device, compute).clone() for t in bn[2:])
     output = module.bn_relu_conv2d(
         leaves[0], leaves[1], leaves[2], mean, var, leaves[3], leaves[4], training, 0.2, eps, codes, size
     )
-    gradient = normals(*output.shape, seed=7, dtype=dtype).to(compute)
+    gradient = normals(*output.shape, seed=7, dtype=dtype).to(device, compute)
     return [output.detach(), mean, var, *torch.autograd.grad(output, leaves, gradient)]
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("unpool", [False, True], ids=["map", "unpooled"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_agrees_with_the_reference_in_float64(case, unpool, training):
+def test_agrees_with_the_reference_in_float64(device, case, unpool, training):
     if training and unpool and case[3] == (1, 1):
-        return test_agrees_with_the_reference_in_float64((16, 33, 3, (3, 1)), unpool, training)
-    actual = run(ops, case, unpool, training, torch.float64)
-    expected = run(reference, case, unpool, training, torch.float64)
+        return test_agrees_with_the_reference_in_float64(device, (16, 33, 3, (3, 1)), unpool, training)
+    actual = run(ops, case, unpool, training, torch.float64, device=device)
+    expected = run(reference, case, unpool, training, torch.float64, device=device)
     assert_channels_last(actual[0])
     for ours, wanted in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-9, atol=1e-11 * max(1.0, float(wanted.abs().max())))
@@ -84,10 +90,10 @@ def test_agrees_with_the_reference_in_float64(case, unpool, training):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("unpool", [False, True], ids=["map", "unpooled"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_float32_is_as_exact_as_torch(case, unpool, layout):
+def test_float32_is_as_exact_as_torch(device, case, unpool, layout):
     # With fixed statistics: in training both divide by the same rounded statistics only by chance.
     results = [
-        run(module, case, unpool, False, torch.float32, layout, compute)
+        run(module, case, unpool, False, torch.float32, layout, compute, device=device)
         for module, compute in ((ops, torch.float32), (reference, torch.float32), (reference, torch.float64))
     ]
     for ours, torchs, truth in zip(*results, strict=True):
@@ -97,9 +103,9 @@ def test_float32_is_as_exact_as_torch(case, unpool, layout):
 @pytest.mark.parametrize("dtype", HALVES, ids=id_of)
 @pytest.mark.parametrize("unpool", [False, True], ids=["map", "unpooled"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_halves_are_as_exact_as_torch(case, unpool, dtype):
+def test_halves_are_as_exact_as_torch(device, case, unpool, dtype):
     results = [
-        run(module, case, unpool, False, dtype, compute=compute)[0]
+        run(module, case, unpool, False, dtype, compute=compute, device=device)[0]
         for module, compute in ((ops, dtype), (reference, dtype), (reference, torch.float64))
     ]
     assert_no_worse_than_torch(*results)
@@ -110,8 +116,10 @@ def test_halves_are_as_exact_as_torch(case, unpool, dtype):
 @pytest.mark.parametrize(
     "case", [(16, 8, 3, (3, 5)), (17, 9, 3, (5, 2)), (3, 4, 3, (3, 4)), (2, 3, 7, (2, 3))], ids=str
 )
-def test_gradcheck(case, unpool, training):
+def test_gradcheck(device, case, unpool, training):
     (x, codes, size), bn, conv = arguments(case, unpool, torch.float64)
+    x, bn, conv = x.to(device), [t.to(device) for t in bn], [t.to(device) for t in conv]
+    codes = None if codes is None else codes.to(device)
 
     def function(x, bn_weight, bn_bias, weight, bias):
         mean, var = (None, None) if training else bn[2:]
@@ -126,10 +134,13 @@ def test_gradcheck(case, unpool, training):
 @pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
 @pytest.mark.parametrize("dtype", FLOATS, ids=id_of)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_conv2d(case, dtype, relu):
-    (x, _, _), _, (weight, bias) = arguments(case, False, dtype)
+def test_conv2d(device, emulated, case, dtype, relu):
+    x, weight, bias = convolution(case, dtype, device)
     output = ops.conv2d(x, weight, bias, relu)
     expected = reference.conv2d(x, weight, bias, relu)
+    if emulated:  # torch rounds before it adds the bias on a GPU, behind it on the CPU
+        expected = reference.conv2d(x, weight) + bias.view(-1, 1, 1)
+        expected = expected.relu() if relu else expected
     truth = reference.conv2d(x.double(), weight.double(), bias.double(), relu)
     assert_channels_last(output)
     assert_no_worse_than_torch(output, expected, truth)
@@ -137,16 +148,15 @@ def test_conv2d(case, dtype, relu):
 
 
 @pytest.mark.parametrize("case", [(16, 8, 3, (3, 5)), (3, 4, 5, (3, 4))], ids=str)
-def test_conv2d_with_relu_has_gradients(case):
-    (x, _, _), _, conv = arguments(case, False, torch.float64)
-    leaves = [t.clone().requires_grad_() for t in (x, *conv)]
+def test_conv2d_with_relu_has_gradients(device, case):
+    leaves = [t.clone().requires_grad_() for t in convolution(case, torch.float64, device)]
     assert torch.autograd.gradcheck(lambda *args: ops.conv2d(*args, relu=True), leaves, fast_mode=True)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=id_of)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_conv2d_relu_max_pool2d(case, dtype):
-    (x, _, _), _, (weight, bias) = arguments(case, False, dtype)
+def test_conv2d_relu_max_pool2d(device, case, dtype):
+    x, weight, bias = convolution(case, dtype, device)
     output, codes = ops.conv2d_relu_max_pool2d(x, weight, bias)
     assert_channels_last(output)
     # The pool of our own convolution, exactly: where values tie, rounding would decide between other winners.
@@ -178,8 +188,9 @@ def test_a_nan_stays_in_the_tiles_that_see_it():
     assert_equal(ops.conv2d(x, weight)[~touched], clean[~touched])
 
 
-def test_an_empty_batch():
-    x, weight = torch.zeros(0, 16, 6, 4, requires_grad=True), normals(8, 16, 3, 3, dtype=torch.float32).requires_grad_()
+def test_an_empty_batch(device):
+    x = torch.zeros(0, 16, 6, 4, device=device, requires_grad=True)
+    weight = normals(8, 16, 3, 3, dtype=torch.float32).to(device).requires_grad_()
     output = ops.conv2d(x, weight)
     assert output.shape == (0, 8, 6, 4)
     output.sum().backward()
@@ -187,10 +198,12 @@ def test_an_empty_batch():
 
 
 @pytest.mark.parametrize("channels", [16, 5], ids=["kernel", "torch"])
-def test_an_empty_batch_behind_batch_norm(channels):
-    x, weight = torch.zeros(0, channels, 6, 4, requires_grad=True), torch.zeros(8, channels, 3, 3, requires_grad=True)
-    scale, shift = (torch.ones(channels, requires_grad=True) for _ in range(2))
-    statistics = torch.zeros(channels), torch.ones(channels)
+def test_an_empty_batch_behind_batch_norm(device, channels):
+    x, weight, scale, shift = (
+        torch.ones(size, device=device, requires_grad=True)
+        for size in ((0, channels, 6, 4), (8, channels, 3, 3), channels, channels)
+    )
+    statistics = torch.zeros(channels, device=device), torch.ones(channels, device=device)
     ops.bn_relu_conv2d(x, scale, shift, *statistics, weight).sum().backward()
     for tensor in (x, scale, shift, weight):
         assert_equal(tensor.grad, torch.zeros_like(tensor))
@@ -211,8 +224,14 @@ def test_results_do_not_depend_on_the_number_of_threads(case):
             assert_equal(a, b)
 
 
-def test_backward_keeps_the_input_alone():
+def test_backward_keeps_the_input_alone(device):
     (x, codes, size), bn, (weight, bias) = arguments((32, 32, 3, (8, 8)), True, torch.float32)
+    codes = codes.to(device)
+    x, weight, bias = (
+        t.to(device, memory_format=torch.channels_last if t.dim() == 4 else torch.preserve_format)
+        for t in (x, weight, bias)
+    )
+    bn = [t.to(device) for t in bn]
     leaves = [t.requires_grad_() for t in (x, *bn[:2], weight, bias)]
     known = {t.data_ptr() for t in leaves}
     kept = []

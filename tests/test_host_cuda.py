@@ -87,7 +87,9 @@ def test_float32_uses_tf32_where_torch_allows_it_for_convolutions(device, monkey
     truth = run(reference.max_unpool2d_conv2d, double[0], codes, double[1], double[2])
     for actual, plain, expected in zip(rounded, exact, truth, strict=True):
         assert not torch.equal(actual, plain)
-        assert_close(actual, expected.float())
+        if device.type == "cpu":  # cuDNN, which multiplies on some GPUs, rounds in ways of its own
+            assert_close(actual, expected.float())
+        assert float((actual - expected).abs().max()) < 2**-10 * float(expected.abs().max())
 
 
 def test_tf32_switch_of_matrix_products_is_not_the_one_of_convolutions(device):

@@ -90,8 +90,8 @@ def test_the_table_shows_what_was_compiled(toolkit, report, op, arch):
 # ---- instructions ---------------------------------------------------------------------------------------------------
 
 # Kernels that write whole maps, and all they may store: 16 bytes of a map, or the codes of a thread's channels.
-POOL_KERNELS = r"(forward|backward|backward_input)_kernel<[\w ]+, true>"
-STORES_OF_POOLS = {"128", "U16", "U8"}
+MAP_KERNELS = r"(forward|backward|backward_input|gather|add)_kernel<[\w ]+, true>"
+STORES_OF_MAPS = {"128", "U16", "U8"}
 # Kernels that multiply on tensor cores, and what they must have.
 MATRIX_KERNELS = {
     r"convolve_kernel<ConvTraits<half, kTensorCores, .*": [
@@ -120,14 +120,14 @@ def machine_code(toolkit, op):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("op", [op for op in OPS if "pool2d" in op and "unpool" not in op])
-def test_pools_move_16_bytes_at_a_time(machine_code):
-    kernels = {name: text for name, text in machine_code.items() if re.fullmatch(POOL_KERNELS, name)}
-    assert len(kernels) >= 7
+@pytest.mark.parametrize("op", ["bn_relu", "bn_relu_max_pool2d", "conv_bias", "max_pool2d_with_codes"])
+def test_maps_are_moved_16_bytes_at_a_time(machine_code):
+    kernels = {name: text for name, text in machine_code.items() if re.fullmatch(MAP_KERNELS, name)}
+    assert len(kernels) >= 4
     for name, text in kernels.items():
         assert "LDG.E.128" in text, name
         stores = set(re.findall(r"\bSTG?\.E\.?(\w*)", text))
-        assert "128" in stores and stores <= STORES_OF_POOLS, f"{name} stores {sorted(stores)}"
+        assert "128" in stores and stores <= STORES_OF_MAPS, f"{name} stores {sorted(stores)}"
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ void run(const cuda::Launcher& launch) {
       auto* codes = static_cast<uint8_t*>(aligned());
       max_pool2d_with_codes::launch_forward(launch, dtype, {shape, map, map, codes});
       max_pool2d_with_codes::launch_backward(launch, dtype, {shape, map, codes, map});
+      max_pool2d_with_codes::launch_gather(launch, dtype, {shape, map, codes, map});
     }
   }
 }

@@ -7,7 +7,8 @@
 
 namespace segnet_ext {
 
-// 3x3 convolutions of stride 1 that keep the size, on the CPU (on other devices torch's own serve).
+// 3x3 convolutions of stride 1 that keep the size, on the CPU. On CUDA common/convolution.h, bn_relu and conv_bias
+// serve.
 //
 // What is convolved is input [N, C, H, W]; with mean and var [C], the BatchNorm and ReLU of it (weight and bias of the
 // BatchNorm may be None); with codes [N, OH, OW, ceil(C / 4)], the max unpool of that to height x width, where input is

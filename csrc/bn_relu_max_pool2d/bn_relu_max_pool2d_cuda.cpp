@@ -3,6 +3,7 @@
 
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d_launch.h"
+#include "bn_relu_max_pool2d/bn_relu_max_pool2d_workspace.h"
 #include "common/cuda_context.h"
 #include "segnet_ext/checks.h"
 
@@ -56,32 +57,13 @@ void backward_cuda(const PoolShape& shape, const at::Tensor& grad_output, const 
                    at::Tensor& grad_weight, at::Tensor& grad_bias) {
   CudaContext context(input);
   const DType dtype = to_dtype(input.scalar_type());
-  const int64_t parts = backward_parts(dtype, shape);
-  const at::Tensor partial_sum = at::empty({parts, shape.channels}, affine.mean.options().dtype(at::kDouble));
-  const at::Tensor partial_product = at::empty_like(partial_sum);
-  const at::Tensor grad_mean = at::empty_like(affine.mean), projection = at::empty_like(affine.mean);
-
-  MergeGradsParams params{};
-  params.invstd = context.read(affine.invstd, "invstd");
-  params.grad_weight = context.write(grad_weight, "grad_weight");
-  params.grad_bias = context.write(grad_bias, "grad_bias");
-  params.grad_mean = context.write(grad_mean, "grad_mean");
-  params.projection = context.write(projection, "projection");
-  BackwardParams& backward = params.backward;
-  backward.shape = shape;
-  backward.grad_output = context.read(grad_output, "grad_output");
-  backward.input = context.read(input, "input");
-  backward.codes = static_cast<const uint8_t*>(context.read(codes, "codes"));
-  backward.mean = context.read(affine.mean, "mean");
-  backward.scale = context.read(affine.scale, "scale");
-  backward.shift = context.read(affine.shift, "shift");
-  backward.parts = parts;
-  backward.partial_sum = static_cast<double*>(context.write(partial_sum, "partial_sum"));
-  backward.partial_product = static_cast<double*>(context.write(partial_product, "partial_product"));
-  backward.batch_statistics = batch_statistics;
-  backward.grad_mean = params.grad_mean;
-  backward.projection = params.projection;
-  backward.grad_input = context.write(grad_input, "grad_input");
+  const GradsWorkspace workspace(affine, backward_parts(dtype, shape));
+  MergeGradsParams params = workspace.params(context, affine, batch_statistics, grad_weight, grad_bias);
+  params.backward.shape = shape;
+  params.backward.grad_output = context.read(grad_output, "grad_output");
+  params.backward.input = context.read(input, "input");
+  params.backward.codes = static_cast<const uint8_t*>(context.read(codes, "codes"));
+  params.backward.grad_input = context.write(grad_input, "grad_input");
   launch_backward(context.launcher(), dtype, params);
 }
 

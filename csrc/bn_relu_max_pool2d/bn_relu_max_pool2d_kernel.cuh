@@ -2,6 +2,7 @@
 // once. Backward reads the maps twice, for the sums over winners and for the input gradient made with them.
 #pragma once
 
+#include "bn_relu_max_pool2d/bn_relu_max_pool2d_grads.cuh"
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d_launch.h"
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d_stats.cuh"
 #include "common/pool.cuh"
@@ -10,31 +11,12 @@ namespace segnet_ext::bn_relu_max_pool2d {
 
 // Blocks of backward that a multiprocessor is to hold. A thread needs about 80 registers for 4 floats a pixel and 120
 // for twice as many channels (halfs) or bytes (doubles); either way its blocks can have over 40 KiB of loads under way,
-// twice what it takes to keep the memory of the largest devices busy.
-template <class scalar_t>
-constexpr int kBackwardBlocks = sizeof(scalar_t) == 4 ? 3 : 2;
-
-// BatchNorm and ReLU of a thread's channels, rounded to scalar_t so that the values that the unfused operations would
-// find equal are equal here too.
-template <class scalar_t, int kChannels>
-struct Transform {
-  using acc_t = acc_type<scalar_t>;
-  cuda::Vector<acc_t, kChannels> scale, shift;
-
-  SEGNET_DEVICE acc_t operator()(int i, scalar_t x) const {
-    const BatchNormAffine<acc_t> affine{scale[i], shift[i]};
-    return relu(cuda::to_acc(cuda::from_acc<scalar_t>(affine(cuda::to_acc(x)))));
-  }
-};
-
-template <class scalar_t, bool kWhole, class Params>
-SEGNET_DEVICE auto load_transform(const Params& p,
-                                  const cuda::ChannelGroup<cuda::kGroupChannels<scalar_t>, kWhole>& group,
-                                  int64_t channel) {
-  using acc_t = acc_type<scalar_t>;
-  return Transform<scalar_t, cuda::kGroupChannels<scalar_t>>{group.load(static_cast<const acc_t*>(p.scale) + channel),
-                                                             group.load(static_cast<const acc_t*>(p.shift) + channel)};
-}
+// twice what it takes to keep the memory of the largest devices busy. Channels that are loaded one by one take more
+// registers, for addresses.
+template <class scalar_t, bool kWhole>
+constexpr int kBackwardBlocks = !kWhole                 ? 1
+                                : sizeof(scalar_t) == 4 ? 3
+                                                        : 2;
 
 template <class scalar_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads) forward_kernel(cuda::Tiled<ForwardParams> params) {
@@ -84,80 +66,28 @@ struct WindowGrad {
 };
 
 template <class scalar_t, bool kWhole>
-__global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t>)
+__global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t, kWhole>)
     backward_reduce_kernel(cuda::Tiled<BackwardParams> params) {
-  using acc_t = acc_type<scalar_t>;
   constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
   SEGNET_DYNAMIC_SHARED(shared);
   const BackwardParams& p = params.op;
   const cuda::TilePlace<kChannels> place(params.tiling);
   const cuda::ChannelGroup<kChannels, kWhole> group(p.shape.channels - place.channel);
-
-  acc_t sums[2 * kChannels] = {};  // of the gradient, of gradient * (x - mean)
-  if (group.exists()) {
-    const auto transform = load_transform<scalar_t>(p, group, place.channel);
-    const auto mean = group.load(static_cast<const acc_t*>(p.mean) + place.channel);
+  sum_grads<scalar_t>(params, place, group, shared, [&](const auto& transform, const auto& add) {
     cuda::Window window(p.shape, place.item);
     for (int64_t item = place.item; item < place.end;
          item += params.tiling.rows, window.advance(p.shape, params.tiling.rows)) {
       const WindowGrad<scalar_t, kWhole> at(p, group, window, item, place.channel);
 #pragma unroll
       for (int i = 0; i < kChannels; ++i) {
-        const acc_t grad = at.grad(i, transform);
-        sums[i] += grad;
-        sums[kChannels + i] += grad * (cuda::to_acc(at.winner(i)) - mean[i]);
+        add(i, at.grad(i, transform), at.winner(i));
       }
     }
-  }
-  cuda::reduce_rows(sums, place.row, params.tiling.rows, reinterpret_cast<acc_t*>(shared), [&](const auto& other) {
-#pragma unroll
-    for (int i = 0; i < 2 * kChannels; ++i) {
-      sums[i] += other(i);
-    }
   });
-  if (place.row == 0 && group.exists()) {
-    cuda::Vector<double, kChannels> sum, product;
-#pragma unroll
-    for (int i = 0; i < kChannels; ++i) {
-      sum[i] = sums[i];
-      product[i] = sums[kChannels + i];
-    }
-    const int64_t to = (blockIdx.x / params.tiling.tiles) * p.shape.channels + place.channel;
-    group.store(p.partial_sum + to, sum);
-    group.store(p.partial_product + to, product);
-  }
-}
-
-template <class acc_t>
-__global__ void __launch_bounds__(kMergeChannels* kMergeRows) merge_grads_kernel(MergeGradsParams params) {
-  SEGNET_DYNAMIC_SHARED(shared);
-  const BackwardParams& p = params.backward;
-  const int64_t channels = p.shape.channels;
-  const int row = static_cast<int>(threadIdx.x) / kMergeChannels;
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kMergeChannels + static_cast<int>(threadIdx.x) % kMergeChannels;
-
-  double sums[2] = {};
-  for (int64_t part = row; c < channels && part < p.parts; part += kMergeRows) {
-    sums[0] += p.partial_sum[part * channels + c];
-    sums[1] += p.partial_product[part * channels + c];
-  }
-  cuda::reduce_rows(sums, row, kMergeRows, reinterpret_cast<double*>(shared), [&](const auto& other) {
-    sums[0] += other(0);
-    sums[1] += other(1);
-  });
-  if (row == 0 && c < channels) {
-    const auto pixels = static_cast<double>(p.shape.batch * p.shape.height * p.shape.width);
-    const BatchNormGrads grads =
-        batch_norm_grads(sums[0], sums[1], static_cast<const acc_t*>(params.invstd)[c], pixels);
-    static_cast<acc_t*>(params.grad_weight)[c] = static_cast<acc_t>(grads.weight);
-    static_cast<acc_t*>(params.grad_bias)[c] = static_cast<acc_t>(grads.bias);
-    static_cast<acc_t*>(params.grad_mean)[c] = static_cast<acc_t>(grads.mean);
-    static_cast<acc_t*>(params.projection)[c] = static_cast<acc_t>(grads.projection);
-  }
 }
 
 template <class scalar_t, bool kWhole>
-__global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t>)
+__global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t, kWhole>)
     backward_input_kernel(cuda::Tiled<BackwardParams> params) {
   using acc_t = acc_type<scalar_t>;
   constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
@@ -179,24 +109,14 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t>)
       grad[i] = at.grad(i, transform);
     }
     // Read anew for each window, from the first-level cache: the registers are better spent on loads under way.
-    cuda::Vector<acc_t, kChannels> mean{}, grad_mean{}, projection{};
-    if (p.batch_statistics) {
-      mean = group.load(static_cast<const acc_t*>(p.mean) + place.channel);
-      grad_mean = group.load(static_cast<const acc_t*>(p.grad_mean) + place.channel);
-      projection = group.load(static_cast<const acc_t*>(p.projection) + place.channel);
-    }
-    // With fixed statistics a pixel's gradient does not depend on its own value, which may be infinite.
-    const auto input_grad = [&](int i, acc_t reached, scalar_t x) {
-      const BatchNormInputGrad<acc_t> batch_norm{transform.scale[i], mean[i], grad_mean[i], projection[i]};
-      return cuda::from_acc<scalar_t>(p.batch_statistics ? batch_norm(reached, cuda::to_acc(x))
-                                                         : transform.scale[i] * reached);
-    };
+    const auto input_grad = load_input_grad<scalar_t>(p, group, place.channel);
     scalar_t* to = static_cast<scalar_t*>(p.grad_input) + at.corner;
     cuda::for_each_place(at.rows, at.cols, [&](int k, int row, int col) {
       Values result;
 #pragma unroll
       for (int i = 0; i < kChannels; ++i) {
-        result[i] = input_grad(i, at.code(i) == static_cast<unsigned>(k) ? grad[i] : acc_t(0), at.x[k][i]);
+        result[i] =
+            input_grad(i, transform.scale[i], at.code(i) == static_cast<unsigned>(k) ? grad[i] : acc_t(0), at.x[k][i]);
       }
       group.store(to + (row * s.width + col) * s.channels, result);
     });
@@ -206,7 +126,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t>)
       Values result;
 #pragma unroll
       for (int i = 0; i < kChannels; ++i) {
-        result[i] = input_grad(i, acc_t(0), x[i]);
+        result[i] = input_grad(i, transform.scale[i], acc_t(0), x[i]);
       }
       group.store(static_cast<scalar_t*>(p.grad_input) + offset, result);
     });
@@ -236,20 +156,12 @@ void launch_backward(const cuda::Launcher& launch, DType dtype, const MergeGrads
                      int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
-    using acc_t = acc_type<scalar_t>;
-    constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
-    const BackwardParams& p = params.backward;
-    const cuda::Tiling tiling = cuda::window_tiling<cuda::kGroupChannels<scalar_t>>(p.shape, threads_to_fill);
-    const bool whole = cuda::fits_vectors<kChannels>(p.shape.channels,
-                                                     {p.grad_output, p.input, p.mean, p.scale, p.shift, p.partial_sum,
-                                                      p.partial_product, p.grad_mean, p.projection, p.grad_input},
-                                                     p.codes);
-    const cuda::Tiled<BackwardParams> tiled{p, tiling};
-    launch(whole ? backward_reduce_kernel<scalar_t, true> : backward_reduce_kernel<scalar_t, false>,
-           tiling.config(cuda::reduce_bytes<acc_t, 2 * kChannels>(tiling.groups * tiling.rows)), tiled);
-    launch(merge_grads_kernel<acc_t>, merge_config(p.shape.channels, cuda::reduce_bytes<double, 2>(1)), params);
-    launch(whole ? backward_input_kernel<scalar_t, true> : backward_input_kernel<scalar_t, false>, tiling.config(),
-           tiled);
+    const auto tiling = cuda::window_tiling<cuda::kGroupChannels<scalar_t>>(params.backward.shape, threads_to_fill);
+    grads_fit_vectors<scalar_t>(params.backward)
+        ? launch_grads<scalar_t>(launch, params, tiling, backward_reduce_kernel<scalar_t, true>,
+                                 backward_input_kernel<scalar_t, true>)
+        : launch_grads<scalar_t>(launch, params, tiling, backward_reduce_kernel<scalar_t, false>,
+                                 backward_input_kernel<scalar_t, false>);
   });
 }
 

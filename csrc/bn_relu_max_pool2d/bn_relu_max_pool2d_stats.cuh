@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d_launch.h"
+#include "common/merge.cuh"
 #include "common/tiling.cuh"
 #include "cuda/dispatch.h"
 #include "segnet_ext/elementwise.h"
@@ -14,20 +15,11 @@ namespace segnet_ext::bn_relu_max_pool2d {
 // of the sum of squares, so the difference that remains to be taken loses at most a factor of n.
 constexpr cuda::ItemsPerThread kStatsPixelsPerThread{4, 64};
 
-// Blocks that a multiprocessor is to hold, each with four loads of 16 or 32 bytes a thread under way. 8 halfs or 4
+// Loads of 16 or 32 bytes that a thread has under way, and blocks that a multiprocessor is to hold. 8 halfs or 4
 // doubles a thread need more than the 80 registers that a third block would leave them.
+constexpr int kStatsLoads = 4;
 template <class scalar_t>
 constexpr int kStatsBlocks = sizeof(scalar_t) == 4 ? 3 : 2;
-
-// Finishing kernels: a block has kMergeRows threads for each of kMergeChannels channels, 32 or 64 bytes of a row.
-constexpr int kMergeChannels = 8;
-constexpr int kMergeRows = 64;
-
-inline cuda::LaunchConfig merge_config(int64_t channels, size_t bytes_per_thread) {
-  constexpr int kThreads = kMergeChannels * kMergeRows;
-  return {dim3(cuda::grid_size((channels + kMergeChannels - 1) / kMergeChannels)), dim3(kThreads),
-          bytes_per_thread * kThreads};
-}
 
 template <class acc_t>
 SEGNET_DEVICE acc_t finite_or_zero(acc_t x) {
@@ -92,17 +84,17 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kStatsBlocks<scalar_t>)
       center[i] = finite_or_zero(cuda::to_acc(first[i]));
     }
     int count = 0;
-#pragma unroll 4
-    for (int64_t pixel = place.item; pixel < place.end; pixel += params.tiling.rows) {
-      const auto x = group.load(input + pixel * p.channels);
+    cuda::walk_items<kWhole ? kStatsLoads : 1>(
+        place, params.tiling.rows, [&](int64_t pixel) { return group.load(input + pixel * p.channels); },
+        [&](int64_t, const auto& x) {
 #pragma unroll
-      for (int i = 0; i < kChannels; ++i) {
-        const acc_t deviation = cuda::to_acc(x[i]) - center[i];
-        sum[i] += deviation;
-        squares[i] += deviation * deviation;
-      }
-      ++count;
-    }
+          for (int i = 0; i < kChannels; ++i) {
+            const acc_t deviation = cuda::to_acc(x[i]) - center[i];
+            sum[i] += deviation;
+            squares[i] += deviation * deviation;
+          }
+          ++count;
+        });
     const auto values = static_cast<acc_t>(count);
     const auto origin = group.load(input);
 #pragma unroll
@@ -135,26 +127,33 @@ struct MergeStatsParams {
 };
 
 template <class scalar_t>
-__global__ void __launch_bounds__(kMergeChannels* kMergeRows) merge_stats_kernel(MergeStatsParams params) {
+__global__ void __launch_bounds__(cuda::kMergeThreads) merge_stats_kernel(MergeStatsParams params) {
   using acc_t = acc_type<scalar_t>;
   SEGNET_DYNAMIC_SHARED(shared);
   const TwoStageStatsParams& p = params.stats;
-  const int row = static_cast<int>(threadIdx.x) / kMergeChannels;
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kMergeChannels + static_cast<int>(threadIdx.x) % kMergeChannels;
+  const cuda::MergePlace place(p.parts);
+  const int64_t c = place.channel;
 
   using Moments = MomentsOf<acc_t, 1>;
   Moments moments{};
-  for (int64_t part = row; c < p.channels && part < p.parts; part += kMergeRows) {
-    const int64_t left = p.pixels - part * params.pixels_per_part, from = part * p.channels + c;
-    const acc_t other[Moments::kSize] = {
-        static_cast<const acc_t*>(p.partial_sum)[from], static_cast<const acc_t*>(p.partial_rest)[from],
-        static_cast<const acc_t*>(p.partial_squares)[from],
-        static_cast<acc_t>(left < params.pixels_per_part ? left : params.pixels_per_part)};
-    moments.merge([&](int i) { return other[i]; });
+  if (c < p.channels) {
+    cuda::walk_items<cuda::kMergeLoads>(
+        place, cuda::kMergeRows,
+        [&](int64_t part) {
+          const int64_t left = p.pixels - part * params.pixels_per_part, from = part * p.channels + c;
+          Moments other;
+          other.values[Moments::kSum] = static_cast<const acc_t*>(p.partial_sum)[from];
+          other.values[Moments::kRest] = static_cast<const acc_t*>(p.partial_rest)[from];
+          other.values[Moments::kSquares] = static_cast<const acc_t*>(p.partial_squares)[from];
+          other.values[Moments::kCount] =
+              static_cast<acc_t>(left < params.pixels_per_part ? left : params.pixels_per_part);
+          return other;
+        },
+        [&](int64_t, const Moments& other) { moments.merge([&](int i) { return other.values[i]; }); });
   }
-  cuda::reduce_rows(moments.values, row, kMergeRows, reinterpret_cast<acc_t*>(shared),
+  cuda::reduce_rows(moments.values, place.row, cuda::kMergeRows, reinterpret_cast<acc_t*>(shared),
                     [&](const auto& other) { moments.merge(other); });
-  if (row == 0 && c < p.channels) {
+  if (place.row == 0 && c < p.channels) {
     const auto pixels = static_cast<double>(p.pixels);
     const double origin = finite_or_zero(cuda::to_acc(static_cast<const scalar_t*>(p.input)[c]));
     const double sum = static_cast<double>(moments.values[Moments::kSum]) + moments.values[Moments::kRest];
@@ -190,7 +189,7 @@ void launch_stats(const cuda::Launcher& launch, DType dtype, const TwoStageStats
     launch(whole ? stats_kernel<scalar_t, true> : stats_kernel<scalar_t, false>, tiling.config(shared_bytes),
            cuda::Tiled<TwoStageStatsParams>{p, tiling});
     launch(merge_stats_kernel<scalar_t>,
-           merge_config(p.channels, cuda::reduce_bytes<acc_t, MomentsOf<acc_t, 1>::kSize>(1)),
+           cuda::merge_config(p.channels, cuda::reduce_bytes<acc_t, MomentsOf<acc_t, 1>::kSize>(1)),
            MergeStatsParams{p, tiling.items_per_block});
   });
 }

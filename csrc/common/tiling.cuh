@@ -93,6 +93,28 @@ struct TilePlace {
   }
 };
 
+// Calls use(item, load(item)) for the calling thread's items in order. The loads of kLoads items are under way
+// together.
+template <int kLoads, class Place, class Load, class Use>
+SEGNET_DEVICE void walk_items(const Place& place, int rows, const Load& load, const Use& use) {
+  using Loaded = decltype(load(place.item));
+  int64_t item = place.item;
+  for (; item + (kLoads - 1) * rows < place.end; item += kLoads * rows) {
+    Loaded loaded[kLoads];
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      loaded[i] = load(item + i * rows);
+    }
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      use(item + i * rows, loaded[i]);
+    }
+  }
+  for (; item < place.end; item += rows) {
+    use(item, load(item));
+  }
+}
+
 // Accesses to the kChannels channels from one on, of which `count` exist. With kWhole all of them exist, here and in
 // every thread, and are aligned; otherwise they are read and written one by one, and those past the end read as zero.
 template <int kChannels, bool kWhole>

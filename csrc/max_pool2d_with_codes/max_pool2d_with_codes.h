@@ -33,6 +33,8 @@ void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const a
 void forward_cuda(const PoolShape& shape, const at::Tensor& input, at::Tensor& output, at::Tensor& codes);
 void backward_cuda(const PoolShape& shape, const at::Tensor& grad_output, const at::Tensor& codes,
                    at::Tensor& grad_input);
+// The map's values at the winners: what backward's own gradient would be.
+void gather_cuda(const PoolShape& shape, const at::Tensor& map, const at::Tensor& codes, at::Tensor& output);
 
 }  // namespace max_pool2d_with_codes
 }  // namespace segnet_ext

@@ -20,4 +20,11 @@ void backward_cuda(const PoolShape& shape, const at::Tensor& grad_output, const 
                    static_cast<const uint8_t*>(context.read(codes, "codes")), context.write(grad_input, "grad_input")});
 }
 
+void gather_cuda(const PoolShape& shape, const at::Tensor& map, const at::Tensor& codes, at::Tensor& output) {
+  CudaContext context(map);
+  launch_gather(context.launcher(), to_dtype(map.scalar_type()),
+                {shape, context.read(map, "map"), static_cast<const uint8_t*>(context.read(codes, "codes")),
+                 context.write(output, "output")});
+}
+
 }  // namespace segnet_ext::max_pool2d_with_codes

@@ -1,4 +1,4 @@
-// CUDA kernels of max_pool2d_with_codes over channels_last maps, and how they are launched. Both touch every byte once.
+// CUDA kernels of max_pool2d_with_codes over channels_last maps, and how they are launched. All touch every byte once.
 #pragma once
 
 #include "common/pool.cuh"
@@ -58,6 +58,38 @@ __global__ void __launch_bounds__(cuda::kTileThreads) backward_kernel(cuda::Tile
   }
 }
 
+template <class bits_t, bool kWhole>
+__global__ void __launch_bounds__(cuda::kTileThreads) gather_kernel(cuda::Tiled<GatherParams> params) {
+  constexpr int kChannels = cuda::kGroupChannels<bits_t>;
+  using Bits = cuda::Vector<bits_t, kChannels>;
+  const GatherParams& p = params.op;
+  const PoolShape& s = p.shape;
+  const cuda::TilePlace<kChannels> place(params.tiling);
+  const cuda::ChannelGroup<kChannels, kWhole> group(s.channels - place.channel);
+  if (!group.exists()) {
+    return;
+  }
+  const int64_t row_stride = s.width * s.channels;
+  cuda::Window window(s, place.item);
+  for (int64_t item = place.item; item < place.end; item += params.tiling.rows, window.advance(s, params.tiling.rows)) {
+    const int rows = window.rows(s), cols = window.cols(s);
+    const unsigned codes = cuda::clip_codes(
+        group.load_codes(p.codes + item * codes_bytes(s.channels) + place.channel / kCodesPerByte), rows, cols);
+    const bits_t* corner = static_cast<const bits_t*>(p.map) + window.corner(s) + place.channel;
+    Bits x[4] = {};
+    cuda::for_each_place(
+        rows, cols, [&](int k, int row, int col) { x[k] = group.load(corner + row * row_stride + col * s.channels); });
+    Bits winners;
+#pragma unroll
+    for (int i = 0; i < kChannels; ++i) {
+      const unsigned code = codes >> 2 * i & 3;
+      const bits_t upper = code & 1 ? x[1][i] : x[0][i], lower = code & 1 ? x[3][i] : x[2][i];
+      winners[i] = code & 2 ? lower : upper;
+    }
+    group.store(static_cast<bits_t*>(p.output) + item * s.channels + place.channel, winners);
+  }
+}
+
 void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardParams& p, int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
@@ -78,16 +110,35 @@ void launch_backward_of(const cuda::Launcher& launch, const BackwardParams& p, i
          cuda::Tiled<BackwardParams>{p, tiling});
 }
 
-void launch_backward(const cuda::Launcher& launch, DType dtype, const BackwardParams& p, int64_t threads_to_fill) {
+template <class bits_t>
+void launch_gather_of(const cuda::Launcher& launch, const GatherParams& p, int64_t threads_to_fill) {
+  constexpr int kChannels = cuda::kGroupChannels<bits_t>;
+  const cuda::Tiling tiling = cuda::window_tiling<kChannels>(p.shape, threads_to_fill);
+  const bool whole = cuda::fits_vectors<kChannels>(p.shape.channels, {p.map, p.output}, p.codes);
+  launch(whole ? gather_kernel<bits_t, true> : gather_kernel<bits_t, false>, tiling.config(),
+         cuda::Tiled<GatherParams>{p, tiling});
+}
+
+// Calls body(bits_t{}) for the type that an element is moved as.
+template <class Body>
+void call_for_bits(DType dtype, const Body& body) {
   switch (dtype) {
     case DType::kDouble:
-      return launch_backward_of<uint64_t>(launch, p, threads_to_fill);
+      return body(uint64_t{});
     case DType::kFloat:
-      return launch_backward_of<uint32_t>(launch, p, threads_to_fill);
+      return body(uint32_t{});
     case DType::kBFloat16:
     case DType::kHalf:
-      return launch_backward_of<uint16_t>(launch, p, threads_to_fill);
+      return body(uint16_t{});
   }
+}
+
+void launch_backward(const cuda::Launcher& launch, DType dtype, const BackwardParams& p, int64_t threads_to_fill) {
+  call_for_bits(dtype, [&](auto bits) { launch_backward_of<decltype(bits)>(launch, p, threads_to_fill); });
+}
+
+void launch_gather(const cuda::Launcher& launch, DType dtype, const GatherParams& p, int64_t threads_to_fill) {
+  call_for_bits(dtype, [&](auto bits) { launch_gather_of<decltype(bits)>(launch, p, threads_to_fill); });
 }
 
 }  // namespace segnet_ext::max_pool2d_with_codes

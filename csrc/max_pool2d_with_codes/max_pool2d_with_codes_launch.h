@@ -12,4 +12,7 @@ void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardPara
 void launch_backward(const cuda::Launcher& launch, DType dtype, const BackwardParams& p,
                      int64_t threads_to_fill = cuda::kThreadsToFill);
 
+void launch_gather(const cuda::Launcher& launch, DType dtype, const GatherParams& p,
+                   int64_t threads_to_fill = cuda::kThreadsToFill);
+
 }  // namespace segnet_ext::max_pool2d_with_codes

@@ -22,4 +22,11 @@ struct BackwardParams {
   void* grad_input;         // [N, H, W, C]
 };
 
+struct GatherParams {
+  PoolShape shape;
+  const void* map;       // [N, H, W, C]
+  const uint8_t* codes;  // [N, OH, OW, ceil(C / 4)]
+  void* output;          // [N, OH, OW, C]
+};
+
 }  // namespace segnet_ext::max_pool2d_with_codes

@@ -208,6 +208,7 @@ SEGNET_DEVICE void convolve_block(const ConvParams& p) {
         stage = stage == 2 ? 0 : stage + 1;
       }
     }
+    products.end_chunk();
   }
 
   // What is still under way belongs to no step; the buffers are free for the result all the same only once it is there.

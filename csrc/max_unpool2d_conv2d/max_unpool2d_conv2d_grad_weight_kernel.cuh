@@ -1,5 +1,5 @@
 // The gradient of the weights, sums over pixels of grad_output x the unpooled map moved by each tap: split over blocks
-// by pixels, the parts added in order. And the gradient of the bias, in the same two steps.
+// by pixels, the parts added in order.
 #pragma once
 
 #include "cuda/convert.cuh"
@@ -238,85 +238,20 @@ struct MergeParams {
   void* grad_weight;    // [K, C, k, k] of scalar_t
 };
 
-// A thread adds up the parts of one pair of channels.
+// A thread adds up the parts of one pair of channels and one tap.
 template <class scalar_t>
 __global__ void __launch_bounds__(cuda::kElementThreads) merge_grad_weight_kernel(const MergeParams p) {
   using acc_t = acc_type<scalar_t>;
   const int64_t pairs = p.shape.out_channels * p.shape.in_channels, taps = p.shape.taps();
-  const int64_t pair = cuda::element_index();
-  if (pair < pairs) {
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      acc_t sum{};
-      for (int split = 0; split < p.splits; ++split) {
-        sum += static_cast<const acc_t*>(p.partial)[(split * taps + tap) * pairs + pair];
-      }
-      static_cast<scalar_t*>(p.grad_weight)[pair * taps + tap] = cuda::from_acc<scalar_t>(sum);
-    }
-  }
-}
-
-struct GradBiasParams {
-  int64_t pixels, channels;
-  int parts, channel_blocks;
-  bool vectors;
-  const void* grad_output;  // [pixels, K]
-  void* partial;            // [parts, K] of acc_t
-  void* grad_bias;          // [K] of scalar_t
-};
-
-// A block sums 64 channels of a part of the pixels; its threads are kRows rows of pixels by kLanes vectors of channels.
-template <class scalar_t>
-struct GradBiasTraits : MathTraits<scalar_t, Math::kMultiplyAdd> {
-  static constexpr int kThreads = 256;
-  static constexpr int kChannels = 64;
-  static constexpr int kLanes = kChannels / GradBiasTraits::kVec;
-  static constexpr int kRows = kThreads / kLanes;
-  static constexpr int64_t kSharedBytes = kRows * kChannels * static_cast<int64_t>(sizeof(acc_type<scalar_t>));
-};
-
-template <class scalar_t>
-__global__ void __launch_bounds__(GradBiasTraits<scalar_t>::kThreads) grad_bias_kernel(const GradBiasParams p) {
-  using Traits = GradBiasTraits<scalar_t>;
-  using acc_t = acc_type<scalar_t>;
-  SEGNET_DYNAMIC_SHARED(shared);
-  acc_t* const rows = reinterpret_cast<acc_t*>(shared);
-
-  const int part = static_cast<int>(blockIdx.x) / p.channel_blocks;
-  const int first_channel = static_cast<int>(blockIdx.x) % p.channel_blocks * Traits::kChannels;
-  const int lane = static_cast<int>(threadIdx.x) % Traits::kLanes, row = static_cast<int>(threadIdx.x) / Traits::kLanes;
-  cuda::Vector<acc_t, Traits::kVec> sums{};
-  const int64_t end = p.pixels * (part + 1) / p.parts;
-  for (int64_t pixel = p.pixels * part / p.parts + row; pixel < end; pixel += Traits::kRows) {
-    const auto values =
-        load_channels<Traits>(static_cast<const scalar_t*>(p.grad_output) + pixel * p.channels,
-                              first_channel + lane * Traits::kVec, static_cast<int>(p.channels), p.vectors);
-#pragma unroll
-    for (int i = 0; i < Traits::kVec; ++i) {
-      sums[i] += values[i];
-    }
-  }
-  cuda::store_vector(rows + row * Traits::kChannels + lane * Traits::kVec, sums);
-  __syncthreads();
-  const int channel = static_cast<int>(threadIdx.x);
-  if (channel < Traits::kChannels && first_channel + channel < p.channels) {
+  const int64_t element = cuda::element_index();
+  if (element < pairs * taps) {
+    const acc_t* partial = static_cast<const acc_t*>(p.partial) + element;
     acc_t sum{};
-    for (int r = 0; r < Traits::kRows; ++r) {
-      sum += rows[r * Traits::kChannels + channel];
+#pragma unroll 8
+    for (int split = 0; split < p.splits; ++split) {
+      sum += partial[split * taps * pairs];
     }
-    static_cast<acc_t*>(p.partial)[part * p.channels + first_channel + channel] = sum;
-  }
-}
-
-template <class scalar_t>
-__global__ void __launch_bounds__(cuda::kElementThreads) merge_grad_bias_kernel(const GradBiasParams p) {
-  using acc_t = acc_type<scalar_t>;
-  const int64_t channel = cuda::element_index();
-  if (channel < p.channels) {
-    acc_t sum{};
-    for (int part = 0; part < p.parts; ++part) {
-      sum += static_cast<const acc_t*>(p.partial)[part * p.channels + channel];
-    }
-    static_cast<scalar_t*>(p.grad_bias)[channel] = cuda::from_acc<scalar_t>(sum);
+    static_cast<scalar_t*>(p.grad_weight)[element % pairs * taps + element / pairs] = cuda::from_acc<scalar_t>(sum);
   }
 }
 

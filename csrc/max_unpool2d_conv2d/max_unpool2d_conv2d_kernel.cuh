@@ -13,7 +13,7 @@
 namespace segnet_ext::max_unpool2d_conv2d {
 
 // Which multiplication an architecture has for a dtype.
-inline Math choose_math(DType dtype, int arch, bool allow_tf32) {
+Math choose_math(DType dtype, int arch, bool allow_tf32) {
   switch (dtype) {
     case DType::kHalf:
       return arch >= 80 ? Math::kTensorCores : Math::kTensorCores75;
@@ -188,7 +188,6 @@ void with_grad_weight_traits(DType dtype, Math math, const Body& body) {
 GradWeightPlan plan_grad_weight(const cuda::Launcher& launch, DType dtype, bool allow_tf32, const Shape& shape) {
   constexpr int64_t kBlocksWanted = 512;          // about four for each multiprocessor of a large GPU
   constexpr int64_t kPartialElements = 16 << 20;  // 64 MiB of float32 parts at most, but for a single one
-  constexpr int64_t kBiasPixels = 1024, kBiasParts = 256;
   GradWeightPlan plan{};
   plan.math = choose_math(dtype, launch.arch(), allow_tf32);
   with_grad_weight_traits(dtype, plan.math, [&](auto traits) {
@@ -203,7 +202,6 @@ GradWeightPlan plan_grad_weight(const cuda::Launcher& launch, DType dtype, bool 
   const int64_t wanted = cuda::ceil_div(kBlocksWanted, plan.k_blocks * plan.c_blocks * plan.tap_groups);
   const int64_t room = kPartialElements / (shape.taps() * shape.out_channels * shape.in_channels);
   plan.splits = std::max<int64_t>(1, std::min({tiles, wanted, room}));
-  plan.bias_parts = std::clamp<int64_t>(shape.batch * shape.height * shape.width / kBiasPixels, 1, kBiasParts);
   return plan;
 }
 
@@ -234,23 +232,8 @@ void launch_grad_weight(const cuda::Launcher& launch, DType dtype, const GradWei
   cuda::call_for_dtype(dtype, [&](auto scalar) {
     using scalar_t = decltype(scalar);
     const MergeParams merge{shape, static_cast<int>(plan.splits), arguments.partial, arguments.grad_weight};
-    launch(merge_grad_weight_kernel<scalar_t>, cuda::element_config(shape.out_channels * shape.in_channels), merge);
-
-    using Traits = GradBiasTraits<scalar_t>;
-    GradBiasParams bias{};
-    bias.pixels = shape.batch * shape.height * shape.width;
-    bias.channels = shape.out_channels;
-    bias.parts = static_cast<int>(plan.bias_parts);
-    bias.channel_blocks = static_cast<int>(cuda::ceil_div(shape.out_channels, Traits::kChannels));
-    bias.vectors = has_vectors<Traits::kVec>(arguments.grad_output, shape.out_channels);
-    bias.grad_output = arguments.grad_output;
-    bias.partial = arguments.bias_partial;
-    bias.grad_bias = arguments.grad_bias;
-    launch(grad_bias_kernel<scalar_t>,
-           {cuda::grid_size(bias.parts * int64_t(bias.channel_blocks)), Traits::kThreads,
-            static_cast<size_t>(Traits::kSharedBytes)},
-           bias);
-    launch(merge_grad_bias_kernel<scalar_t>, cuda::element_config(shape.out_channels), bias);
+    launch(merge_grad_weight_kernel<scalar_t>,
+           cuda::element_config(shape.taps() * shape.out_channels * shape.in_channels), merge);
   });
 }
 

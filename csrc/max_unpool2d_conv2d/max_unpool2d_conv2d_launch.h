@@ -13,6 +13,16 @@ enum class Math { kTensorCores, kTensorCores75, kMultiplyAdd };
 
 enum class Direction { kForward, kGradInput };
 
+Math choose_math(DType dtype, int arch, bool allow_tf32);
+
+// Whether the map is better unpooled into memory and convolved by cuDNN. Measured on an H200 (9.0), where cuDNN
+// multiplies by wgmma, and mma.sync, which the kernels here are built on, has at best two thirds of its rate: passes
+// over the unpooled map cost less than that. Expected of 10.0, whose matrix units mma.sync does not reach. All others
+// multiply by mma.sync or without matrix units, as do exact float32 and float64 everywhere.
+inline bool prefers_dense(Math math, int arch) {
+  return math == Math::kTensorCores && arch >= 90 && arch < 120;
+}
+
 // How a convolution is tiled. `wide` blocks compute 128 channels rather than 64.
 //
 // - Multiply-add: narrow, limited by arithmetic and not by loads; in float64 half as many channels fit registers.
@@ -49,7 +59,6 @@ void launch_conv(const cuda::Launcher& launch, DType dtype, const ConvPlan& plan
 struct GradWeightPlan {
   Math math;
   int64_t tile_rows, tile_cols, k_blocks, c_blocks, tap_groups, splits;
-  int64_t bias_parts;
 
   int64_t partial_elements(const Shape& shape) const {
     return splits * shape.taps() * shape.out_channels * shape.in_channels;
@@ -63,9 +72,7 @@ struct GradWeightArguments {
   const void* input;        // [N, OH, OW, C]
   const uint8_t* codes;     // [N, OH, OW, ceil(C / 4)]
   void* partial;            // workspace of plan.partial_elements() of acc_t
-  void* bias_partial;       // workspace of bias_parts * K of acc_t
   void* grad_weight;        // [K, C, k, k]
-  void* grad_bias;          // [K]
 };
 
 void launch_grad_weight(const cuda::Launcher& launch, DType dtype, const GradWeightPlan& plan, const Shape& shape,

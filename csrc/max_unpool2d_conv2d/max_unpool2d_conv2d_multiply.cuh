@@ -63,6 +63,9 @@ class TensorCoreTile {
     }
   }
 
+  // After the last tap of a chunk.
+  SEGNET_DEVICE void end_chunk() {}
+
   // Calls visit(pixel, column, Vector of two sums) for this thread's sums in rows [4 * half, 4 * half + 4) of the tile;
   // pixels are counted from the first of them.
   template <class Visit>
@@ -89,7 +92,8 @@ class TensorCoreTile {
 };
 
 // A thread sums 8 pixels of a row, every second one, x two vectors of channels, half a block apart: so that the
-// addresses of a warp's loads fall into different banks.
+// addresses of a warp's loads fall into different banks. Floats are summed chunk by chunk: rounding errors grow with
+// the length of a sum, and one over hundreds of channels and all taps would have several times those of cuDNN's.
 template <class Traits>
 class MultiplyAddTile {
  public:
@@ -128,6 +132,19 @@ class MultiplyAddTile {
     }
   }
 
+  SEGNET_DEVICE void end_chunk() {
+    if constexpr (kTotals) {
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+#pragma unroll
+        for (int k = 0; k < kVec; ++k) {
+          totals_[i / 2][i % 2][k] += sums_[i / 2][i % 2][k];
+        }
+        sums_[i / 2][i % 2] = {};
+      }
+    }
+  }
+
   template <class Visit>
   SEGNET_DEVICE void for_each_sum(int half, const Visit& visit) const {
     if (row_ / Traits::kWarpRows != half) {
@@ -138,14 +155,16 @@ class MultiplyAddTile {
       const int pixel = row_ % Traits::kWarpRows * Traits::kTileCols + col_ + 2 * i;
 #pragma unroll
       for (int side = 0; side < 2; ++side) {
-        visit(pixel, column_ + side * (Traits::kBlockN / 2), sums_[i][side]);
+        visit(pixel, column_ + side * (Traits::kBlockN / 2), kTotals ? totals_[i][side] : sums_[i][side]);
       }
     }
   }
 
  private:
+  static constexpr bool kTotals = std::is_same_v<typename Traits::scalar_t, float>;
+
   int column_, row_, col_;
-  cuda::Vector<shared_t, kVec> sums_[8][2] = {};
+  cuda::Vector<shared_t, kVec> sums_[8][2] = {}, totals_[8][2] = {};
 };
 
 template <class Traits>

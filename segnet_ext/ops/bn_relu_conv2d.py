@@ -77,8 +77,8 @@ def bn_relu_conv2d(
     """``conv2d(relu(batch_norm(input)), weight, bias)``, or with ``codes`` the convolution of the max unpool of that.
 
     Neither the normalised, nor the rectified, nor the unpooled map is kept for backward, which computes them again from
-    ``input``; on the CPU, with a 3x3 kernel, they are never made. A chain of such operations keeps one map a layer, its
-    convolution's result, where the unfused layers keep two.
+    ``input``; on the CPU, with a 3x3 kernel, they are never made, and on CUDA cuDNN convolves. A chain of such
+    operations keeps one map a layer, its convolution's result, where the unfused layers keep two.
 
     Args:
         input: map [N, C, H, W], or with ``codes`` pooled map [N, C, OH, OW]; float32, float64, bfloat16 or float16; any
@@ -143,8 +143,13 @@ def _check_convolution(op: str, input: Tensor, weight: Tensor) -> None:
         )
 
 
+def _on_cuda(input: Tensor) -> bool:
+    """Whether torch's convolution multiplies and CUDA kernels do what is around it."""
+    return input.device.type == "cuda"
+
+
 def _has_kernel(input: Tensor, weight: Tensor) -> bool:
-    """Whether the CPU kernels serve; else torch's operations do, and max_unpool2d_conv2d's kernels."""
+    """Whether the kernels that convolve serve, which the CPU has; else see _convolve and max_unpool2d_conv2d."""
     out_channels, in_channels, size, _ = weight.shape
     enough = in_channels >= _MIN_IN_CHANNELS and out_channels >= _MIN_OUT_CHANNELS
     return input.device.type == "cpu" and size == 3 and enough
@@ -188,7 +193,7 @@ def conv2d_relu_max_pool2d(input: Tensor, weight: Tensor, bias: Tensor | None = 
 def _pooled_forward(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     if _has_kernel(input, weight):
         return _C.conv2d_relu_max_pool2d(input, weight, bias)
-    return max_pool2d_with_codes(F.conv2d(input, weight, bias, padding=weight.shape[2] // 2).relu_(), ceil_mode=True)
+    return max_pool2d_with_codes(_convolve(input, weight, bias, relu=True), ceil_mode=True)
 
 
 @_pooled_forward.register_fake
@@ -221,8 +226,7 @@ def _forward(
     operand = _operand(input, bn_weight, bn_bias, mean, var, eps)
     if codes is not None:
         return _C.max_unpool2d_conv2d_forward(operand, codes, weight, bias, height, width, relu)
-    output = F.conv2d(operand, weight, bias, padding=weight.shape[2] // 2)
-    return (output.relu_() if relu else output).contiguous(memory_format=torch.channels_last)
+    return _convolve(operand, weight, bias, relu)
 
 
 @_forward.register_fake
@@ -244,12 +248,24 @@ def _(
     return empty_map(input, weight.shape[0], height, width)
 
 
+def _convolve(operand: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    """torch's convolution, then ReLU if asked for; channels_last."""
+    if _on_cuda(operand):
+        # Apart from its bias, for which torch has a kernel that takes as long as the products of a wide map.
+        operand = operand.contiguous(memory_format=torch.channels_last)
+        return _C.conv_bias_add_(_C.convolve(operand, weight), bias, relu)
+    output = F.conv2d(operand, weight, bias, padding=weight.shape[2] // 2)
+    return (output.relu_() if relu else output).contiguous(memory_format=torch.channels_last)
+
+
 def _operand(
     input: Tensor, bn_weight: Tensor | None, bn_bias: Tensor | None, mean: Tensor | None, var: Tensor | None, eps: float
 ) -> Tensor:
     """The normalised and rectified map, for the paths that need it made."""
     if mean is None or var is None:
         return input
+    if _on_cuda(input):
+        return _C.bn_relu_forward(input, bn_weight, bn_bias, mean, var, eps)
     mean, var, bn_weight, bn_bias = _in_accumulation_type(input, mean, var, bn_weight, bn_bias)
     return F.relu(F.batch_norm(input, mean, var, bn_weight, bn_bias, training=False, eps=eps))
 
@@ -280,13 +296,17 @@ def _grad_input(
     if input.numel() == 0:  # torch's batch_norm_backward divides by the number of values
         zeros = input.new_zeros(0) if mean is None else torch.zeros_like(per_channel(input))
         return empty_map(input, *input.shape[1:]), zeros, zeros.clone()
-    operand = _operand(input, bn_weight, bn_bias, mean, var, eps)
+    operand = None if _on_cuda(input) else _operand(input, bn_weight, bn_bias, mean, var, eps)
     if codes is not None:
         grad = _C.max_unpool2d_conv2d_grad_input(grad_output, codes, weight, *input.shape[2:])
+    elif operand is None:
+        grad = _C.convolve_grad_map(grad_output.contiguous(memory_format=torch.channels_last), weight)
     else:
         grad = _convolution_backward(grad_output, operand, weight, [True, False, False])[0]
     if mean is None or var is None:
         return grad.contiguous(memory_format=torch.channels_last), input.new_empty(0), input.new_empty(0)
+    if operand is None:
+        return _C.bn_relu_backward(grad, input, bn_weight, bn_bias, mean, var, eps, batch_statistics)
     grad = torch.ops.aten.threshold_backward(grad, operand, 0)
     bn_weight, mean, var = _in_accumulation_type(input, bn_weight, mean, var)
     assert mean is not None and var is not None
@@ -341,6 +361,9 @@ def _grad_weight(
     operand = _operand(input, bn_weight, bn_bias, mean, var, eps)
     if codes is not None:
         return _C.max_unpool2d_conv2d_grad_weight(grad_output, operand, codes, weight.shape[2])
+    if _on_cuda(input):
+        grad_output, operand = (t.contiguous(memory_format=torch.channels_last) for t in (grad_output, operand))
+        return _C.convolve_grad_weight(grad_output, operand, weight.shape[2]), _C.conv_bias_grad(grad_output)
     _, grad_weight, grad_bias = _convolution_backward(grad_output, operand, weight, [False, True, True])
     return grad_weight.contiguous(), grad_bias
 

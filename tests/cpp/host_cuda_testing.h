@@ -33,6 +33,24 @@ inline cuda::Launcher launcher() {
   return cuda::Launcher(host_cuda::device().arch, host_cuda::device().shared_limit);
 }
 
+// Tells the executor which buffers kernels may touch.
+class Device {
+ public:
+  template <class T>
+  const T* read(const Buffer<T>& buffer) {
+    buffers_.read(buffer.data(), static_cast<size_t>(buffer.size()) * sizeof(T), "read");
+    return buffer.data();
+  }
+  template <class T>
+  T* write(Buffer<T>& buffer) {
+    buffers_.write(buffer.data(), static_cast<size_t>(buffer.size()) * sizeof(T), "written");
+    return buffer.data();
+  }
+
+ private:
+  host_cuda::Buffers buffers_;
+};
+
 // What the planted kernels work on: 64 floats each, which hold their index.
 struct Arrays {
   Buffer<float> input{64}, output{64};

@@ -19,24 +19,6 @@ constexpr int64_t kChannelsTried[] = {1, 3, 4, 5, 8, 13, 64, 67};
 // What a launch is told the device can hold: as in use, and so little that every thread gets many items.
 constexpr int64_t kThreadsTried[] = {cuda::kThreadsToFill, 1};
 
-// Declares buffers and launches.
-class Device {
- public:
-  template <class T>
-  const T* read(const Buffer<T>& buffer) {
-    buffers_.read(buffer.data(), static_cast<size_t>(buffer.size()) * sizeof(T), "read");
-    return buffer.data();
-  }
-  template <class T>
-  T* write(Buffer<T>& buffer) {
-    buffers_.write(buffer.data(), static_cast<size_t>(buffer.size()) * sizeof(T), "written");
-    return buffer.data();
-  }
-
- private:
-  host_cuda::Buffers buffers_;
-};
-
 template <class T>
 constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
 template <>

@@ -1,0 +1,3 @@
+// The kernels and what starts them. No torch header is seen here: for each architecture they would take longer to
+// read than the kernels to compile.
+#include "bn_relu/bn_relu_kernel.cuh"

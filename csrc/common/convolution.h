@@ -1,0 +1,18 @@
+// torch's convolutions of stride 1 with the padding that keeps the size, for an odd square kernel; cuDNN's on CUDA.
+// There they are told to be deterministic: cuDNN may sum gradients by atomics, in an order of its own.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace segnet_ext {
+
+// map [N, C, H, W], weight [K, C, k, k]: [N, K, H, W], channels_last.
+at::Tensor convolve(const at::Tensor& map, const at::Tensor& weight);
+
+// grad_output [N, K, H, W], weight [K, C, k, k]: the gradient of the map, [N, C, H, W], channels_last.
+at::Tensor convolve_grad_map(const at::Tensor& grad_output, const at::Tensor& weight);
+
+// grad_output [N, K, H, W], map [N, C, H, W]: the gradient of the weight, [K, C, k, k], contiguous.
+at::Tensor convolve_grad_weight(const at::Tensor& grad_output, const at::Tensor& map, int64_t kernel_size);
+
+}  // namespace segnet_ext

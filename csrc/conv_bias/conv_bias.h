@@ -1,0 +1,26 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+namespace segnet_ext {
+
+// The bias of a convolution on CUDA, apart from its products, which are cuDNN's.
+
+// map [N, K, H, W] plus bias [K], if there is one, rectified if asked for; channels_last. Takes the memory of a map
+// that is channels_last itself.
+at::Tensor conv_bias_add_(const at::Tensor& map, const std::optional<at::Tensor>& bias, bool relu);
+
+// The gradient of the bias, [K]: the sum of grad_output [N, K, H, W] over its pixels.
+at::Tensor conv_bias_grad(const at::Tensor& grad_output);
+
+namespace conv_bias {
+
+// Maps channels_last, vectors contiguous, nothing empty; an undefined bias stands for none. What add returns has the
+// memory of `map`.
+at::Tensor add_cuda(const at::Tensor& map, const at::Tensor& bias, bool relu);
+void grad_cuda(const at::Tensor& grad_output, at::Tensor& grad_bias);
+
+}  // namespace conv_bias
+}  // namespace segnet_ext
