@@ -89,6 +89,22 @@ def test_train_reports(camvid, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].split()[-1] == figure, "eval gives what training printed"
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("model", ["segnet", "segnet-basic"])
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_train_on_a_gpu(camvid, tmp_path, cuda_device, amp, model):
+    more = ("--model", model, "--size", "32x48", "--batch-size", "2", "--lr", "0.01")
+    losses = {}
+    for device, *precision in (("cpu",), ("cuda", "--amp", amp)):
+        out = tmp_path / device
+        assert main(arguments(camvid, out, *more, "--device", device, *precision, epochs=2)) == 0
+        with open(out / "log.csv") as file:
+            losses[device] = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.1)
+    command = ["eval", "--data", str(camvid), "--weights", str(tmp_path / "cuda" / "best.pt"), "--device", "cpu"]
+    assert main([*command, "--workers", "0"]) == 0
+
+
 def test_class_weights_by_name(camvid, tmp_path, capsys):
     shown = {}
     for kind in ("median", "sqrt-median", "authors", "none"):
