@@ -75,6 +75,9 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("conv2d_relu_max_pool2d", &conv2d_relu_max_pool2d, no_gil, py::arg("input"), py::arg("weight"),
         py::arg("bias"));
+  m.def("bn_relu_conv2d_check", &bn_relu_conv2d_check, no_gil, py::arg("input"), py::arg("bn_weight"),
+        py::arg("bn_bias"), py::arg("mean"), py::arg("var"), py::arg("codes"), py::arg("height"), py::arg("width"),
+        py::arg("weight"), py::arg("bias"));
   m.def("bn_relu_conv2d_forward", &bn_relu_conv2d_forward, no_gil, py::arg("input"), py::arg("bn_weight"),
         py::arg("bn_bias"), py::arg("mean"), py::arg("var"), py::arg("eps"), py::arg("codes"), py::arg("height"),
         py::arg("width"), py::arg("weight"), py::arg("bias"), py::arg("relu"));

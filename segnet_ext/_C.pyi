@@ -51,6 +51,18 @@ def bn_relu_conv2d_forward(
     bias: Tensor | None,
     relu: bool,
 ) -> Tensor: ...
+def bn_relu_conv2d_check(
+    input: Tensor,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    codes: Tensor | None,
+    height: int,
+    width: int,
+    weight: Tensor,
+    bias: Tensor | None,
+) -> None: ...
 def bn_relu_conv2d_grad_input(
     grad_output: Tensor,
     input: Tensor,

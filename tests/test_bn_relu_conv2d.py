@@ -321,29 +321,30 @@ def test_bad_input_is_refused_by_name(kernel, change, argument, got):
     }
     if "codes" in change:
         good["input"] = good["input"][:, :, :2, :2]
-    # Where its kernels do not serve, max_unpool2d_conv2d speaks.
-    assert_refuses(lambda: ops.bn_relu_conv2d(**good | change), "(bn_relu|max_unpool2d)_conv2d", argument, got)
+    assert_refuses(lambda: ops.bn_relu_conv2d(**good | change), "bn_relu_conv2d", argument, got)
 
 
+@pytest.mark.parametrize("kernel", [3, 7])
 @pytest.mark.parametrize(
     ("change", "argument", "got"),
     [
         ({"bias": torch.zeros(7)}, "bias", "7"),
         ({"bias": torch.zeros(8, dtype=torch.float64)}, "bias", "double"),
         ({"weight": torch.zeros(8, 16, 3, 3, dtype=torch.float64)}, "weight", "double"),
+        ({"weight": torch.zeros(0, 16, 3, 3)}, "weight", "0"),
         ({"bn_weight": torch.zeros(15)}, "weight", "15"),
         ({"codes": torch.zeros(1, 2, 2, 3, dtype=torch.uint8), "output_size": (4, 4)}, "codes", "3"),
     ],
-    ids=["bias", "bias dtype", "weight dtype", "bn_weight", "codes"],
+    ids=["bias", "bias dtype", "weight dtype", "no channels", "bn_weight", "codes"],
 )
-def test_the_kernels_refuse_by_name(change, argument, got):
+def test_the_kernels_refuse_by_name(kernel, change, argument, got):
     good = {
         "input": normals(1, 16, *((2, 2) if "codes" in change else (4, 4)), dtype=torch.float32),
         "bn_weight": None,
         "bn_bias": None,
         "running_mean": torch.zeros(16),
         "running_var": torch.ones(16),
-        "weight": normals(8, 16, 3, 3, dtype=torch.float32),
+        "weight": normals(8, 16, kernel, kernel, dtype=torch.float32),
     }
     assert_refuses(lambda: ops.bn_relu_conv2d(**good | change), "bn_relu_conv2d", argument, got)
 

@@ -133,6 +133,28 @@ std::tuple<at::Tensor, at::Tensor> batch_norm_backward(const Operand& operand, a
 
 }  // namespace
 
+void bn_relu_conv2d_check(const at::Tensor& input, const std::optional<at::Tensor>& bn_weight,
+                          const std::optional<at::Tensor>& bn_bias, const std::optional<at::Tensor>& mean,
+                          const std::optional<at::Tensor>& var, const std::optional<at::Tensor>& codes, int64_t height,
+                          int64_t width, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
+  const char* op = "bn_relu_conv2d";
+  check_map(op, "input", input);
+  if (codes) {
+    const PoolShape pool = unpool_shape(op, input, height, width);
+    check_codes(op, *codes, input.device(), pool.batch, pool.channels, pool.pooled_height, pool.pooled_width);
+  }
+  check_like(op, "weight", weight, input);
+  TORCH_CHECK_VALUE(weight.size(0) > 0, op, ": weight must have at least one output channel, got shape ",
+                    weight.sizes());
+  if (bias) {
+    check_like(op, "bias", *bias, input);
+    check_shape(op, "bias", *bias, {weight.size(0)}, "(K)");
+  }
+  if (mean) {
+    bn_relu_max_pool2d::check_affine(op, input, bn_weight, bn_bias, *mean, var.value());
+  }
+}
+
 at::Tensor bn_relu_conv2d_forward(const at::Tensor& input, const std::optional<at::Tensor>& bn_weight,
                                   const std::optional<at::Tensor>& bn_bias, const std::optional<at::Tensor>& mean,
                                   const std::optional<at::Tensor>& var, double eps,

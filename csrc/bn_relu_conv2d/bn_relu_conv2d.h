@@ -14,6 +14,12 @@ namespace segnet_ext {
 // BatchNorm may be None); with codes [N, OH, OW, ceil(C / 4)], the max unpool of that to height x width, where input is
 // [N, C, OH, OW].
 
+// Checks what the functions below would, for kernels of other sizes and on other devices, where they do not serve.
+void bn_relu_conv2d_check(const at::Tensor& input, const std::optional<at::Tensor>& bn_weight,
+                          const std::optional<at::Tensor>& bn_bias, const std::optional<at::Tensor>& mean,
+                          const std::optional<at::Tensor>& var, const std::optional<at::Tensor>& codes, int64_t height,
+                          int64_t width, const at::Tensor& weight, const std::optional<at::Tensor>& bias);
+
 // [N, K, height, width], channels_last, after ReLU if asked for.
 at::Tensor bn_relu_conv2d_forward(const at::Tensor& input, const std::optional<at::Tensor>& bn_weight,
                                   const std::optional<at::Tensor>& bn_bias, const std::optional<at::Tensor>& mean,

@@ -17,7 +17,7 @@ using namespace max_pool2d_with_codes;
 using bn_relu_max_pool2d::Affine;
 
 // BatchNorm's per-channel arguments may be of the input's dtype or of the type that it is accumulated in.
-at::Tensor channel_vector(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& input) {
+void check_channel_vector(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& input) {
   const at::ScalarType acc = acc_scalar_type(input.scalar_type());
   TORCH_CHECK(tensor.device() == input.device(), op, ": ", name, " must be on the device of input (", input.device(),
               "), got ", tensor.device());
@@ -25,12 +25,29 @@ at::Tensor channel_vector(const char* op, const char* name, const at::Tensor& te
                    " must have the dtype of input (", input.scalar_type(), ") or ", acc, ", got ",
                    tensor.scalar_type());
   check_shape(op, name, tensor, {input.size(1)}, "(C)");
+}
+
+at::Tensor channel_vector(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& input) {
+  check_channel_vector(op, name, tensor, input);
+  const at::ScalarType acc = acc_scalar_type(input.scalar_type());
   return (tensor.scalar_type() == acc ? tensor : tensor.to(acc)).contiguous();
 }
 
 }  // namespace
 
 namespace bn_relu_max_pool2d {
+
+void check_affine(const char* op, const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                  const std::optional<at::Tensor>& bias, const at::Tensor& mean, const at::Tensor& var) {
+  check_channel_vector(op, "running_mean", mean, input);
+  check_channel_vector(op, "running_var", var, input);
+  if (weight) {
+    check_channel_vector(op, "weight", *weight, input);
+  }
+  if (bias) {
+    check_channel_vector(op, "bias", *bias, input);
+  }
+}
 
 Affine make_affine(const char* op, const at::Tensor& input, const std::optional<at::Tensor>& weight,
                    const std::optional<at::Tensor>& bias, const at::Tensor& mean, const at::Tensor& var, double eps) {

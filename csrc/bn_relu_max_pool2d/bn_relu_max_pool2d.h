@@ -34,6 +34,9 @@ struct Affine {
   at::Tensor mean, invstd, scale, shift;
 };
 
+// Checks the arguments of a BatchNorm over the channels of input in the name of `op`.
+void check_affine(const char* op, const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                  const std::optional<at::Tensor>& bias, const at::Tensor& mean, const at::Tensor& var);
 // The affine of a BatchNorm over the channels of input; its arguments are checked in the name of `op`.
 Affine make_affine(const char* op, const at::Tensor& input, const std::optional<at::Tensor>& weight,
                    const std::optional<at::Tensor>& bias, const at::Tensor& mean, const at::Tensor& var, double eps);

@@ -223,6 +223,7 @@ def _forward(
         return _C.bn_relu_conv2d_forward(
             input, bn_weight, bn_bias, mean, var, eps, codes, height, width, weight, bias, relu
         )
+    _C.bn_relu_conv2d_check(input, bn_weight, bn_bias, mean, var, codes, height, width, weight, bias)
     operand = _operand(input, bn_weight, bn_bias, mean, var, eps)
     if codes is not None:
         return _C.max_unpool2d_conv2d_forward(operand, codes, weight, bias, height, width, relu)
