@@ -91,7 +91,8 @@ def page(runs: Sequence[Run]) -> str:
         parts += [
             f"## {run.name}",
             f"```bash\n{command_of(run.settings, f'runs/{run.name}')}\n```",
-            f"{len(run.history)} epochs, {run.minutes:.0f} minutes of training.",
+            f"{len(run.history)} epochs, seed {run.settings['seed']}, {run.minutes:.0f} minutes of training"
+            + (f"; SHA-256 of `vgg16.safetensors` {run.settings['vgg16'][:12]}…." if run.settings["vgg16"] else "."),
             f"![loss, scores and learning rate](camvid-{run.name}.png)",
         ]
     return "\n\n".join(parts) + "\n"

@@ -104,6 +104,8 @@ def command_of(settings: dict[str, Any], out: str) -> str:
 
     of_all = defaults("--optimizer", settings["optimizer"]) | {"optimizer": defaults()["optimizer"]}
     changed = [(name, value) for name, value in settings.items() if value != of_all[name]]
+    # Of a file, a run keeps what tells its content from others'.
+    changed = [(name, "vgg16.safetensors" if name == "vgg16" else value) for name, value in changed]
     return wrapped([shlex.join(start), *(shlex.join([f"--{k.replace('_', '-')}", str(v)]) for k, v in changed)])
 
 
