@@ -18,11 +18,6 @@ constexpr int kPixelLoads = 4;  // vectors of 16 or 32 bytes that a thread has u
 constexpr int kGradLoads = 2;
 constexpr int kBackwardBlocks = 2;
 
-template <class scalar_t>
-cuda::Tiling pixel_tiling(int64_t pixels, int64_t channels, int64_t threads_to_fill) {
-  return cuda::make_tiling(pixels, channels, cuda::kGroupChannels<scalar_t>, kPixelsPerThread, threads_to_fill);
-}
-
 template <class scalar_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads) forward_kernel(cuda::Tiled<ForwardParams> params) {
   constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
@@ -120,7 +115,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks)
 void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardParams& p, int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
-    const cuda::Tiling tiling = pixel_tiling<scalar_t>(p.pixels, p.channels, threads_to_fill);
+    const cuda::Tiling tiling = cuda::make_tiling(dtype, p.pixels, p.channels, kPixelsPerThread, threads_to_fill);
     const bool whole =
         cuda::fits_vectors<cuda::kGroupChannels<scalar_t>>(p.channels, {p.input, p.output, p.scale, p.shift});
     launch(whole ? forward_kernel<scalar_t, true> : forward_kernel<scalar_t, false>, tiling.config(),
@@ -129,10 +124,7 @@ void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardPara
 }
 
 int64_t backward_parts(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
-  int64_t parts = 0;
-  cuda::call_for_dtype(
-      dtype, [&](auto element) { parts = pixel_tiling<decltype(element)>(pixels, channels, threads_to_fill).blocks; });
-  return parts;
+  return cuda::make_tiling(dtype, pixels, channels, kPixelsPerThread, threads_to_fill).blocks;
 }
 
 void launch_backward(const cuda::Launcher& launch, DType dtype, const MergeGradsParams& params,
@@ -140,7 +132,8 @@ void launch_backward(const cuda::Launcher& launch, DType dtype, const MergeGrads
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
     const PoolShape& shape = params.backward.shape;
-    const cuda::Tiling tiling = pixel_tiling<scalar_t>(shape.pixels(), shape.channels, threads_to_fill);
+    const cuda::Tiling tiling =
+        cuda::make_tiling(dtype, shape.pixels(), shape.channels, kPixelsPerThread, threads_to_fill);
     bn_relu_max_pool2d::grads_fit_vectors<scalar_t>(params.backward)
         ? bn_relu_max_pool2d::launch_grads<scalar_t>(launch, params, tiling, backward_reduce_kernel<scalar_t, true>,
                                                      backward_input_kernel<scalar_t, true>)

@@ -162,18 +162,8 @@ __global__ void __launch_bounds__(cuda::kMergeThreads) merge_stats_kernel(MergeS
   }
 }
 
-// How the statistics of a map are cut; its `blocks` is the number of parts.
-inline cuda::Tiling stats_tiling(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
-  cuda::Tiling tiling{};
-  cuda::call_for_dtype(dtype, [&](auto element) {
-    tiling = cuda::make_tiling(pixels, channels, cuda::kGroupChannels<decltype(element)>, kStatsPixelsPerThread,
-                               threads_to_fill);
-  });
-  return tiling;
-}
-
 int64_t stats_parts(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
-  return stats_tiling(dtype, pixels, channels, threads_to_fill).blocks;
+  return cuda::make_tiling(dtype, pixels, channels, kStatsPixelsPerThread, threads_to_fill).blocks;
 }
 
 void launch_stats(const cuda::Launcher& launch, DType dtype, const TwoStageStatsParams& p, int64_t threads_to_fill) {
@@ -181,7 +171,7 @@ void launch_stats(const cuda::Launcher& launch, DType dtype, const TwoStageStats
     using scalar_t = decltype(element);
     using acc_t = acc_type<scalar_t>;
     constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
-    const cuda::Tiling tiling = stats_tiling(dtype, p.pixels, p.channels, threads_to_fill);
+    const cuda::Tiling tiling = cuda::make_tiling(dtype, p.pixels, p.channels, kStatsPixelsPerThread, threads_to_fill);
     const bool whole =
         cuda::fits_vectors<kChannels>(p.channels, {p.input, p.partial_sum, p.partial_rest, p.partial_squares});
     const size_t shared_bytes =

@@ -13,6 +13,7 @@
 #include <initializer_list>
 
 #include "cuda/convert.cuh"
+#include "cuda/dispatch.h"
 #include "cuda/launch.h"
 #include "cuda/vector.cuh"
 #include "segnet_ext/codes.h"
@@ -53,6 +54,16 @@ inline Tiling make_tiling(int64_t items, int64_t channels, int group_channels, c
   const int64_t items_per_thread = items / std::max<int64_t>(1, threads_to_fill / groups);
   t.items_per_block = t.rows * std::clamp(items_per_thread, limits.least, limits.most);
   t.blocks = ceil_div(items, t.items_per_block);
+  return t;
+}
+
+// For groups of a dtype's channels.
+inline Tiling make_tiling(DType dtype, int64_t items, int64_t channels, const ItemsPerThread& limits,
+                          int64_t threads_to_fill) {
+  Tiling t{};
+  call_for_dtype(dtype, [&](auto element) {
+    t = make_tiling(items, channels, kGroupChannels<decltype(element)>, limits, threads_to_fill);
+  });
   return t;
 }
 

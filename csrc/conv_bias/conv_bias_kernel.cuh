@@ -100,24 +100,15 @@ void launch_add(const cuda::Launcher& launch, DType dtype, const AddParams& p, i
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
     constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
-    const cuda::Tiling tiling = cuda::make_tiling(p.pixels, p.channels, kChannels, kPixelsPerThread, threads_to_fill);
+    const cuda::Tiling tiling = cuda::make_tiling(dtype, p.pixels, p.channels, kPixelsPerThread, threads_to_fill);
     const bool whole = cuda::fits_vectors<kChannels>(p.channels, {p.map, p.result, p.bias});
     launch(whole ? add_kernel<scalar_t, true> : add_kernel<scalar_t, false>, tiling.config(),
            cuda::Tiled<AddParams>{p, tiling});
   });
 }
 
-inline cuda::Tiling grad_tiling(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
-  cuda::Tiling tiling{};
-  cuda::call_for_dtype(dtype, [&](auto element) {
-    tiling = cuda::make_tiling(pixels, channels, cuda::kGroupChannels<decltype(element)>, kSummedPixelsPerThread,
-                               threads_to_fill);
-  });
-  return tiling;
-}
-
 int64_t grad_parts(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
-  return grad_tiling(dtype, pixels, channels, threads_to_fill).blocks;
+  return cuda::make_tiling(dtype, pixels, channels, kSummedPixelsPerThread, threads_to_fill).blocks;
 }
 
 void launch_grad(const cuda::Launcher& launch, DType dtype, const GradParams& p, int64_t threads_to_fill) {
@@ -125,7 +116,7 @@ void launch_grad(const cuda::Launcher& launch, DType dtype, const GradParams& p,
     using scalar_t = decltype(element);
     using acc_t = acc_type<scalar_t>;
     constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
-    const cuda::Tiling tiling = grad_tiling(dtype, p.pixels, p.channels, threads_to_fill);
+    const cuda::Tiling tiling = cuda::make_tiling(dtype, p.pixels, p.channels, kSummedPixelsPerThread, threads_to_fill);
     const bool whole = cuda::fits_vectors<kChannels>(p.channels, {p.grad_output, p.partial});
     launch(whole ? grad_kernel<scalar_t, true> : grad_kernel<scalar_t, false>,
            tiling.config(cuda::reduce_bytes<acc_t, kChannels>(tiling.groups * tiling.rows)),

@@ -90,33 +90,15 @@ __global__ void __launch_bounds__(cuda::kTileThreads) gather_kernel(cuda::Tiled<
   }
 }
 
-void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardParams& p, int64_t threads_to_fill) {
-  cuda::call_for_dtype(dtype, [&](auto element) {
-    using scalar_t = decltype(element);
-    constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
-    const cuda::Tiling tiling = cuda::window_tiling<kChannels>(p.shape, threads_to_fill);
-    const bool whole = cuda::fits_vectors<kChannels>(p.shape.channels, {p.input, p.output}, p.codes);
-    launch(whole ? forward_kernel<scalar_t, true> : forward_kernel<scalar_t, false>, tiling.config(),
-           cuda::Tiled<ForwardParams>{p, tiling});
-  });
-}
-
-template <class bits_t>
-void launch_backward_of(const cuda::Launcher& launch, const BackwardParams& p, int64_t threads_to_fill) {
-  constexpr int kChannels = cuda::kGroupChannels<bits_t>;
+// Starts `whole` where threads can access `maps` and codes by vectors, else `parts`.
+template <class element_t, class Params>
+void launch_over_windows(const cuda::Launcher& launch, void (*whole)(cuda::Tiled<Params>),
+                         void (*parts)(cuda::Tiled<Params>), const Params& p, std::initializer_list<const void*> maps,
+                         int64_t threads_to_fill) {
+  constexpr int kChannels = cuda::kGroupChannels<element_t>;
   const cuda::Tiling tiling = cuda::window_tiling<kChannels>(p.shape, threads_to_fill);
-  const bool whole = cuda::fits_vectors<kChannels>(p.shape.channels, {p.grad_output, p.grad_input}, p.codes);
-  launch(whole ? backward_kernel<bits_t, true> : backward_kernel<bits_t, false>, tiling.config(),
-         cuda::Tiled<BackwardParams>{p, tiling});
-}
-
-template <class bits_t>
-void launch_gather_of(const cuda::Launcher& launch, const GatherParams& p, int64_t threads_to_fill) {
-  constexpr int kChannels = cuda::kGroupChannels<bits_t>;
-  const cuda::Tiling tiling = cuda::window_tiling<kChannels>(p.shape, threads_to_fill);
-  const bool whole = cuda::fits_vectors<kChannels>(p.shape.channels, {p.map, p.output}, p.codes);
-  launch(whole ? gather_kernel<bits_t, true> : gather_kernel<bits_t, false>, tiling.config(),
-         cuda::Tiled<GatherParams>{p, tiling});
+  launch(cuda::fits_vectors<kChannels>(p.shape.channels, maps, p.codes) ? whole : parts, tiling.config(),
+         cuda::Tiled<Params>{p, tiling});
 }
 
 // Calls body(bits_t{}) for the type that an element is moved as.
@@ -133,12 +115,28 @@ void call_for_bits(DType dtype, const Body& body) {
   }
 }
 
+void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardParams& p, int64_t threads_to_fill) {
+  cuda::call_for_dtype(dtype, [&](auto element) {
+    using scalar_t = decltype(element);
+    launch_over_windows<scalar_t>(launch, forward_kernel<scalar_t, true>, forward_kernel<scalar_t, false>, p,
+                                  {p.input, p.output}, threads_to_fill);
+  });
+}
+
 void launch_backward(const cuda::Launcher& launch, DType dtype, const BackwardParams& p, int64_t threads_to_fill) {
-  call_for_bits(dtype, [&](auto bits) { launch_backward_of<decltype(bits)>(launch, p, threads_to_fill); });
+  call_for_bits(dtype, [&](auto bits) {
+    using bits_t = decltype(bits);
+    launch_over_windows<bits_t>(launch, backward_kernel<bits_t, true>, backward_kernel<bits_t, false>, p,
+                                {p.grad_output, p.grad_input}, threads_to_fill);
+  });
 }
 
 void launch_gather(const cuda::Launcher& launch, DType dtype, const GatherParams& p, int64_t threads_to_fill) {
-  call_for_bits(dtype, [&](auto bits) { launch_gather_of<decltype(bits)>(launch, p, threads_to_fill); });
+  call_for_bits(dtype, [&](auto bits) {
+    using bits_t = decltype(bits);
+    launch_over_windows<bits_t>(launch, gather_kernel<bits_t, true>, gather_kernel<bits_t, false>, p, {p.map, p.output},
+                                threads_to_fill);
+  });
 }
 
 }  // namespace segnet_ext::max_pool2d_with_codes

@@ -33,6 +33,12 @@ inline cuda::Launcher launcher() {
   return cuda::Launcher(host_cuda::device().arch, host_cuda::device().shared_limit);
 }
 
+// Groups narrower than a byte of codes, whole vectors, tails behind them; a tile of one group and of several.
+constexpr int64_t kChannelsTried[] = {1, 3, 4, 5, 8, 13, 64, 67};
+
+// What a launch is told the device can hold: as in use, and so little that every thread gets many items.
+constexpr int64_t kThreadsTried[] = {cuda::kThreadsToFill, 1};
+
 // Tells the executor which buffers kernels may touch.
 class Device {
  public:

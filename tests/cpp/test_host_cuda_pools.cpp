@@ -13,12 +13,6 @@ using namespace segnet_ext::testing;
 
 namespace {
 
-// Groups narrower than a byte of codes, whole vectors, tails behind them; a tile of one group and of several.
-constexpr int64_t kChannelsTried[] = {1, 3, 4, 5, 8, 13, 64, 67};
-
-// What a launch is told the device can hold: as in use, and so little that every thread gets many items.
-constexpr int64_t kThreadsTried[] = {cuda::kThreadsToFill, 1};
-
 template <class T>
 constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
 template <>
