@@ -1,9 +1,9 @@
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d_cpu_kernel.h"
 
 #include <algorithm>
-#include <memory>
 #include <type_traits>
 
+#include "common/line_array.h"
 #include "segnet_ext/codes.h"
 #include "segnet_ext/elementwise.h"
 #include "simd/dispatch.h"

@@ -245,7 +245,7 @@ struct BackwardReduce {
     const auto* mean = static_cast<const acc_t*>(p.mean);
     const InputGrad<scalar_t, kBatchStatistics> input_grad(p);
     // One row of windows is summed in acc_t, rows in double.
-    const std::unique_ptr<acc_t[]> row_sum(new acc_t[2 * channels]);
+    const LineArray<acc_t> row_sum(new_lines<acc_t>(2 * channels));
     acc_t* row_product = row_sum.get() + channels;
 
     const auto window = [&](const auto& winner, int64_t offset, int64_t c) {

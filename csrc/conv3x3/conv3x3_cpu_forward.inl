@@ -11,7 +11,7 @@ class ForwardTask {
       : p_(params),
         s_(params.shape),
         patches_(max_tiles, s_.in_channels),
-        taps_(new acc_t[std::min(kWeightChannels, s_.in_channels) * kTaps * kPanel<acc_t>]),
+        taps_(new_lines<acc_t>(std::min(kWeightChannels, s_.in_channels) * kTaps * kPanel<acc_t>)),
         weights_(std::min(kWeightChannels, s_.in_channels), kPanel<acc_t>),
         products_(max_tiles, kPanel<acc_t>) {}
 
@@ -126,10 +126,10 @@ class ForwardTask {
 
   const ForwardParams& p_;
   const Shape& s_;
-  const Planes<acc_t> patches_;          // [tile, input channel]
-  const std::unique_ptr<acc_t[]> taps_;  // [input channel, tap, output channel of a panel]
-  const Planes<acc_t> weights_;          // [input channel, output channel of a panel]
-  const Planes<acc_t> products_;         // [tile, output channel of a panel]
+  const Planes<acc_t> patches_;   // [tile, input channel]
+  const LineArray<acc_t> taps_;   // [input channel, tap, output channel of a panel]
+  const Planes<acc_t> weights_;   // [input channel, output channel of a panel]
+  const Planes<acc_t> products_;  // [tile, output channel of a panel]
 };
 
 struct Forward {

@@ -97,7 +97,7 @@ struct GradWeightSums {
       acc_t* values = patches.at(row / max_tiles, row % max_tiles);
       std::fill(values + s.in_channels, values + columns, acc_t(0));
     }
-    const std::unique_ptr<acc_t[]> own_sums(p.parts == 1 ? new acc_t[sums_size] : nullptr);
+    const LineArray<acc_t> own_sums(p.parts == 1 ? new_lines<acc_t>(sums_size) : nullptr);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t part = task / blocks, block = task % blocks;
       acc_t* sums = own_sums ? own_sums.get() : static_cast<acc_t*>(p.sums) + task * sums_size;

@@ -1,10 +1,10 @@
 #include "conv3x3/conv3x3_cpu_kernel.h"
 
 #include <algorithm>
-#include <memory>
 #include <type_traits>
 #include <utility>
 
+#include "common/line_array.h"
 #include "common/pool_shape.h"
 #include "segnet_ext/codes.h"
 #include "simd/dispatch.h"

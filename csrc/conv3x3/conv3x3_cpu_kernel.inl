@@ -54,10 +54,12 @@ inline TilePlace tile_place(const Shape& s, int64_t tile) {
 template <class T>
 struct Planes {
   int64_t row_stride, stride;
-  std::unique_ptr<T[]> data;
+  LineArray<T> data;
 
   Planes(int64_t rows, int64_t columns)
-      : row_stride(stride_of<T>(columns)), stride(stride_of<T>(rows * row_stride)), data(new T[kPoints * stride]) {}
+      : row_stride(stride_of<T>(columns)),
+        stride(stride_of<T>(rows * row_stride)),
+        data(new_lines<T>(kPoints * stride)) {}
 
   T* at(int64_t point, int64_t row = 0) const { return data.get() + point * stride + row * row_stride; }
 };
@@ -136,8 +138,8 @@ class UnpooledPatch {
     using V = Vec<acc_t, kLanes>;
     const UnpooledPatch& patch;
     int64_t c;
-    V values[4];
-    Vec<mask_type<acc_t>, kLanes> codes[4];
+    V values[4] = {};
+    Vec<mask_type<acc_t>, kLanes> codes[4] = {};
 
     Columns(const UnpooledPatch& patch_, int64_t c_) : patch(patch_), c(c_) {}
 

@@ -12,40 +12,50 @@ constexpr int kRows = SEGNET_SIMD_BYTES == 64 ? 12 : 6;
 // Winograd's rounding error.
 constexpr int64_t kChain = 16;
 
+// One chain of `length` products. The loops over rows are unrolled, since a sum that is indexed at run time would live
+// in memory. A function of its own, since the addresses of all rows, kept over the chains, would take the sums'
+// registers.
+template <class T, bool kTransposed, int kCount>
+__attribute__((noinline)) void multiply_chain(int64_t length, const T* left, int64_t stride, const T* right,
+                                              int64_t right_stride, T* product, int64_t product_stride,
+                                              bool accumulate) {
+  constexpr int kLanes = kLanesOf<T>;
+  Vec<T, kLanes> sum[kCount][kVectors] = {};
+  for (int64_t k = 0; k < length; ++k, right += right_stride, left += kTransposed ? stride : 1) {
+    Vec<T, kLanes> columns[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      columns[v] = load<kLanes>(right + v * kLanes);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kCount; ++r) {
+      const auto value = broadcast<T, kLanes>(left[kTransposed ? r : r * stride]);
+      for (int v = 0; v < kVectors; ++v) {
+        sum[r][v] += value * columns[v];
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kCount; ++r) {
+    for (int v = 0; v < kVectors; ++v) {
+      T* to = product + r * product_stride + v * kLanes;
+      store<kLanes>(to, accumulate ? load<kLanes>(to) + sum[r][v] : sum[r][v]);
+    }
+  }
+}
+
 // product[r, 0 .. kPanel) (+)= sum over k of left(r, k) * right[k, 0 .. kPanel), where left(r, k) is left[r * stride +
 // k], or with kTransposed left[k * stride + r].
 template <class T, bool kTransposed, int kCount>
 void multiply_rows(int64_t depth, const T* left, int64_t stride, const T* right, int64_t right_stride, T* product,
                    int64_t product_stride, bool accumulate) {
-  constexpr int kLanes = kLanesOf<T>;
-  const auto add_chain = [&](auto length) {
-    Vec<T, kLanes> sum[kCount][kVectors] = {};
-    for (int64_t k = 0; k < length; ++k, right += right_stride) {
-      Vec<T, kLanes> columns[kVectors];
-      for (int v = 0; v < kVectors; ++v) {
-        columns[v] = load<kLanes>(right + v * kLanes);
-      }
-      for (int r = 0; r < kCount; ++r) {
-        const auto value = broadcast<T, kLanes>(left[kTransposed ? k * stride + r : r * stride + k]);
-        for (int v = 0; v < kVectors; ++v) {
-          sum[r][v] += value * columns[v];
-        }
-      }
-    }
-    for (int r = 0; r < kCount; ++r) {
-      for (int v = 0; v < kVectors; ++v) {
-        T* to = product + r * product_stride + v * kLanes;
-        store<kLanes>(to, accumulate ? load<kLanes>(to) + sum[r][v] : sum[r][v]);
-      }
-    }
+  while (depth > 0) {
+    const int64_t length = std::min(depth, kChain);
+    multiply_chain<T, kTransposed, kCount>(length, left, stride, right, right_stride, product, product_stride,
+                                           accumulate);
     left += kTransposed ? length * stride : length;
+    right += length * right_stride;
+    depth -= length;
     accumulate = true;
-  };
-  for (; depth >= kChain; depth -= kChain) {
-    add_chain(std::integral_constant<int64_t, kChain>{});
-  }
-  if (depth > 0) {
-    add_chain(depth);
   }
 }
 

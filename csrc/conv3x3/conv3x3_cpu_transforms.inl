@@ -80,7 +80,9 @@ struct Winograd {
 template <int kFrom, int kTo, class V, class Transform, class From, class To>
 SEGNET_INLINE void transform_square(const Transform& transform, From&& from, const To& to) {
   V half[kTo][kFrom];
-#pragma GCC unroll 8
+  // Unrolled, these loops would take many times the code and the time to compile it, and no less to run: there are
+  // more values than registers, so that they go through memory either way.
+#pragma GCC unroll 1
   for (int col = 0; col < kFrom; ++col) {
     V in[kFrom], out[kTo];
     from(col, in);
@@ -89,7 +91,7 @@ SEGNET_INLINE void transform_square(const Transform& transform, From&& from, con
       half[row][col] = out[row];
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 1
   for (int row = 0; row < kTo; ++row) {
     V out[kTo];
     transform(half[row], out);

@@ -26,9 +26,9 @@ struct GradInput {
     const int64_t groups = ceil_div(s.pooled_width, kWindowsInFlight);
     const int64_t padded_channels = codes_bytes(s.in_channels) * kCodesPerByte;
     const int64_t tile_rows = 2 + 2 * s.radius(), tile_cols = 2 * kWindowsInFlight + 2 * s.radius();
-    const std::unique_ptr<acc_t[]> tile(new acc_t[tile_rows * tile_cols * p.blocks.width]);
+    const LineArray<acc_t> tile(new_lines<acc_t>(tile_rows * tile_cols * p.blocks.width));
     const std::unique_ptr<uint8_t[]> codes(new uint8_t[kWindowsInFlight * padded_channels]);
-    const std::unique_ptr<acc_t[]> sums(new acc_t[kWindowsInFlight * s.in_channels]);
+    const LineArray<acc_t> sums(new_lines<acc_t>(kWindowsInFlight * s.in_channels));
 
     for (int64_t task = begin; task < end; ++task) {
       const int64_t n = task / (groups * s.pooled_height), i = task / groups % s.pooled_height;
@@ -127,8 +127,8 @@ class GradWeightTask {
         tile_rows_(2 * kGradTileRows + 2 * s_.radius()),
         tile_cols_(2 * kGradTileCols + 2 * s_.radius()),
         row_length_(s_.kernel_size * params.blocks.width),
-        tile_(new acc_t[tile_rows_ * tile_cols_ * params.blocks.width]),
-        sums_(new acc_t[kGradChannels * s_.kernel_size * row_length_]),
+        tile_(new_lines<acc_t>(tile_rows_ * tile_cols_ * params.blocks.width)),
+        sums_(new_lines<acc_t>(kGradChannels * s_.kernel_size * row_length_)),
         codes_(new uint8_t[kGradChannels]) {}
 
   void run(int64_t channel_block, int64_t block) {
@@ -210,8 +210,8 @@ class GradWeightTask {
   const Shape& s_;
   const int64_t tile_rows_, tile_cols_, row_length_;
   int64_t c_begin_ = 0, channels_ = 0;
-  std::unique_ptr<acc_t[]> tile_;  // [tile_rows, tile_cols, width] output gradients
-  std::unique_ptr<acc_t[]> sums_;  // [channel, reversed tap, width]
+  LineArray<acc_t> tile_;  // [tile_rows, tile_cols, width] output gradients
+  LineArray<acc_t> sums_;  // [channel, reversed tap, width]
   std::unique_ptr<uint8_t[]> codes_;
   int64_t counts_[kGradChannels];
   acc_t values_[kGradChannels][kWindows + 1];

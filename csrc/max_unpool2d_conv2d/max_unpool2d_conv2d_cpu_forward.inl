@@ -59,14 +59,14 @@ class ForwardTile {
     const int64_t pixels = (2 * kTileRows + 1) * (2 * kTileCols + 1);
     const int64_t windows_seen = ((s_.kernel_size + 1) / 2) * ((s_.kernel_size + 1) / 2);
     codes_.reset(new uint8_t[kChannelBlock]);
-    block_values_.reset(new acc_t[kChannelBlock]);
+    block_values_ = new_lines<acc_t>(kChannelBlock);
     place_counts_.reset(new int[4 * windows]);
-    place_values_.reset(new acc_t[4 * windows * kPlaceRoom]);
+    place_values_ = new_lines<acc_t>(4 * windows * kPlaceRoom);
     place_rows_.reset(new uint32_t[4 * windows * kPlaceRoom]);
-    values_.reset(new acc_t[pixels * windows_seen * s_.in_channels + kCopy]);
+    values_ = new_lines<acc_t>(pixels * windows_seen * s_.in_channels + kCopy);
     rows_.reset(new uint32_t[pixels * windows_seen * s_.in_channels + kCopy]);
     starts_.reset(new int64_t[pixels * channel_blocks_ + 1]);
-    sums_.reset(new acc_t[pixels * params.blocks.width]);
+    sums_ = new_lines<acc_t>(pixels * params.blocks.width);
   }
 
   void run(int64_t n, int64_t tile_row, int64_t tile_col) {
@@ -215,14 +215,14 @@ class ForwardTile {
   int64_t n_ = 0, i_begin_ = 0, j_begin_ = 0, y_begin_ = 0, x_begin_ = 0, y_end_ = 0, x_end_ = 0;
 
   std::unique_ptr<uint8_t[]> codes_;        // of one window's channel block
-  std::unique_ptr<acc_t[]> block_values_;   // of one window's channel block
+  LineArray<acc_t> block_values_;           // of one window's channel block
   std::unique_ptr<int[]> place_counts_;     // [window, place]
-  std::unique_ptr<acc_t[]> place_values_;   // [window, place, kPlaceRoom]
+  LineArray<acc_t> place_values_;           // [window, place, kPlaceRoom]
   std::unique_ptr<uint32_t[]> place_rows_;  // [window, place, kPlaceRoom] weight row of tap 0
-  std::unique_ptr<acc_t[]> values_;         // lists by [channel block, pixel]
+  LineArray<acc_t> values_;                 // lists by [channel block, pixel]
   std::unique_ptr<uint32_t[]> rows_;        // the weight row of each entry, inside its channel block
   std::unique_ptr<int64_t[]> starts_;       // [channel block * pixel + 1]
-  std::unique_ptr<acc_t[]> sums_;           // [pixel, width]
+  LineArray<acc_t> sums_;                   // [pixel, width]
 };
 
 struct Forward {

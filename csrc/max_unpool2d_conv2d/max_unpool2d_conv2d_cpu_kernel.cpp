@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "common/line_array.h"
 #include "segnet_ext/codes.h"
 #include "simd/dispatch.h"
 
