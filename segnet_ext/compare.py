@@ -95,8 +95,23 @@ class Measured:
     model_mb: float
 
 
+@dataclass(frozen=True)
+class Run:
+    """What a network that was trained with one seed reached on val, in fractions.
+
+    Attributes:
+        scores: under the keys of ``ACCURACIES``, after the last epoch.
+        class_iou: by name of the class, after the last epoch; None for a class that is not in val.
+        mean_iou: after each epoch.
+    """
+
+    scores: Mapping[str, float]
+    class_iou: Mapping[str, float | None]
+    mean_iou: Sequence[float]
+
+
 Costs = Mapping[str, Mapping[str, Measured]]  # by network and implementation
-Scores = Mapping[str, Sequence[Mapping[str, float]]]  # by network, of each seed; fractions under ACCURACIES' keys
+Runs = Mapping[str, Sequence[Run]]  # by network, of each seed
 
 
 def model_bytes(name: str) -> int:
@@ -205,11 +220,11 @@ def ratios(costs: Costs) -> list[tuple[str, str, dict[str, float | None]]]:
     ]
 
 
-def mean_scores(scores: Scores) -> dict[str, dict[str, float]]:
+def mean_scores(trained: Runs) -> dict[str, dict[str, float]]:
     """The mean over the seeds, in percent."""
     return {
-        name: {key: 100 * statistics.fmean(run[key] for run in runs) for key in ACCURACIES}
-        for name, runs in scores.items()
+        name: {key: 100 * statistics.fmean(run.scores[key] for run in runs) for key in ACCURACIES}
+        for name, runs in trained.items()
     }
 
 
@@ -224,12 +239,12 @@ def disagreements(ours: Mapping[str, float], paper: Mapping[str, float]) -> list
     return [(a, b) for i, a in enumerate(ranked) for b in ranked[i + 1 :] if ours[a] <= ours[b]]
 
 
-def csv_text(costs: Costs, scores: Scores) -> str:
+def csv_text(costs: Costs, trained: Runs) -> str:
     """A line for each network and implementation, the paper's figures among them; empty where there is none."""
     text = io.StringIO()
     table = csv.DictWriter(text, ["network", "implementation", *COSTS, "inference_ms", *ACCURACIES])
     table.writeheader()
-    means = mean_scores(scores)
+    means = mean_scores(trained)
     for name, measured in costs.items():
         for title, figures in measured.items():
             accuracy = means.get(name, {}) if title == "ours" else {}
@@ -241,8 +256,8 @@ def csv_text(costs: Costs, scores: Scores) -> str:
     return text.getvalue()
 
 
-def page(plan: Plan, costs: Costs, picture: str, scores: Scores, recipe: str = "") -> str:
-    """The Markdown page; ``recipe`` says how what ``scores`` are of was trained."""
+def page(plan: Plan, costs: Costs, picture: str, trained: Runs, recipe: str = "") -> str:
+    """The Markdown page; ``recipe`` says how the networks were trained."""
     height, width = plan.size
     threads = "1 thread" if plan.threads == 1 else f"{plan.threads} threads"
     lines = [
@@ -271,16 +286,17 @@ def page(plan: Plan, costs: Costs, picture: str, scores: Scores, recipe: str = "
         f"![Memory against time]({picture})",
         "",
     ]
-    if scores:
-        lines += _accuracy_section(scores, recipe)
+    if trained:
+        lines += _accuracy_section(trained, recipe)
     return "\n".join(lines)
 
 
-def _accuracy_section(scores: Scores, recipe: str) -> list[str]:
-    means = mean_scores(scores)
+def _accuracy_section(trained: Runs, recipe: str) -> list[str]:
+    means = mean_scores(trained)
     cells = []
-    for name, runs in scores.items():
-        cells.append([NETWORKS[name].title, "ours", *(_spread([100 * run[key] for run in runs]) for key in ACCURACIES)])
+    for name, runs in trained.items():
+        figures = [_spread([100 * run.scores[key] for run in runs]) for key in ACCURACIES]
+        cells.append([NETWORKS[name].title, "ours", *figures])
         cells.append(["", PAPER, *(f"{value:.2f}" for value in NETWORKS[name].accuracies)])
     lines = ["## Accuracy", "", recipe, ""]
     lines += _table(["network", "", *ACCURACIES.values()], cells)
@@ -291,6 +307,21 @@ def _accuracy_section(scores: Scores, recipe: str) -> list[str]:
         paper = {name: NETWORKS[name].accuracies[index] for name in ours}
         pairs = disagreements(ours, paper)
         lines.append(f"- {title}: ours {_titles(order(ours))}; paper {_titles(order(paper))}. " + _told(pairs))
+    titles = [NETWORKS[name].title for name in trained]
+    lines += ["", "### mIoU after each epoch", "", "What a network still gained when its training ended.", ""]
+    epochs = range(len(next(iter(trained.values()))[0].mean_iou))
+    lines += _table(
+        ["epoch", *titles],
+        [[str(n + 1), *(_mean([run.mean_iou[n] for run in runs]) for runs in trained.values())] for n in epochs],
+        text_columns=1,
+    )
+    lines += ["", "### IoU of each class", "", "Where networks differ.", ""]
+    classes = next(iter(trained.values()))[0].class_iou
+    lines += _table(
+        ["class", *titles],
+        [[label, *(_mean([run.class_iou[label] for run in runs]) for runs in trained.values())] for label in classes],
+        text_columns=1,
+    )
     return [*lines, ""]
 
 
@@ -324,8 +355,14 @@ def _spread(values: Sequence[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    rule = ["---" if i < 2 else "---:" for i in range(len(header))]
+def _mean(values: Sequence[float | None]) -> str:
+    """In percent, of the fractions that there are."""
+    known = [value for value in values if value is not None]
+    return f"{100 * statistics.fmean(known):.2f}" if known else "-"
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]], text_columns: int = 2) -> list[str]:
+    rule = ["---" if i < text_columns else "---:" for i in range(len(header))]
     return [f"| {' | '.join(cells)} |" for cells in (header, rule, *lines)]
 
 

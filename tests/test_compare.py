@@ -143,10 +143,13 @@ def test_accuracy_is_trained_for_and_resumed(tmp_path, measured, no_picture, sma
     page, progress = capsys.readouterr()
     assert "epoch   1/1  loss" in progress and "epoch   1/1" not in page
     section = page.partition("## Accuracy")[2]
-    assert "after 1 epochs on train at 33x40: SGD, learning rate 0.02 falling to 0, batches of 2" in section
+    assert "after 1 epochs on train at 33x40: AdamW, learning rate 0.0003 falling to 0, batches of 2" in section
     assert "| DeconvNet | ours | " in section and " ± " in section
     assert "|  | paper | 89.58 | 70.24 | 59.77 | 52.23 |" in section
     assert section.count("; paper ") == 4 and "; paper SegNet > DeconvNet." in section
+    epochs, _, classes = section.partition("### mIoU after each epoch")[2].partition("### IoU of each class")
+    assert "| epoch | SegNet | DeconvNet |\n| --- | ---: | ---: |\n| 1 | " in epochs and "| 2 | " not in epochs
+    assert "| class | SegNet | DeconvNet |" in classes and classes.count("| Sky | ") == classes.count("| Car | ") == 1
     with open(out / "paper.csv") as file:
         ours, plain, paper = list(csv.DictReader(file))[3:]
     assert 0 <= float(ours["mean_iou"]) <= 100 and plain["mean_iou"] == "" and paper["mean_iou"] == "59.77"
@@ -165,6 +168,9 @@ def test_accuracy_is_trained_for_and_resumed(tmp_path, measured, no_picture, sma
     assert "--epochs 2 differs from the run to resume, which has 1" in failing(*shared, *recipe, "--epochs", "2")
     scored.write_text("{}")
     assert "val.json lacks figures: remove it" in failing(*shared, *recipe, "--epochs", "1", "--seeds", "1")
+    scored.unlink()
+    scored.with_name("log.csv").write_text("epoch\n1\n")
+    assert "log.csv lacks figures: remove" in failing(*shared, *recipe, "--epochs", "1", "--seeds", "1")
 
 
 def test_orders():
