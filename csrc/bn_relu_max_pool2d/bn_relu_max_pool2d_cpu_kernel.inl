@@ -136,46 +136,42 @@ struct Forward {
 };
 
 // What one window contributes: its winner's input, and the gradient that relu lets through to it.
-template <int kRows, int kCols, int kLanes, class scalar_t>
+template <int kLanes, class scalar_t>
 struct Winner {
   using acc_t = acc_type<scalar_t>;
   Vec<mask_type<acc_t>, kLanes> code;
-  Vec<acc_t, kLanes> x[kRows][kCols];
+  Vec<acc_t, kLanes> x[4];  // by place
   Vec<acc_t, kLanes> x_winner, grad;
 
-  SEGNET_INLINE Winner(const scalar_t* corner, int64_t row_stride, int64_t col_stride, const scalar_t* grad_output,
-                       const uint8_t* codes, const Transform<acc_t>& transform, int64_t c) {
-    code = load_codes<acc_t, kLanes>(codes, c, kRows, kCols);
-    for (int row = 0; row < kRows; ++row) {
-      for (int col = 0; col < kCols; ++col) {
-        x[row][col] = load<kLanes>(corner + row * row_stride + col * col_stride);
-        x_winner = row + col == 0 ? x[0][0] : (wins(row, col) ? x[row][col] : x_winner);
-      }
+  SEGNET_INLINE Winner(const Window& window, const scalar_t* input, const scalar_t* grad_output, const uint8_t* codes,
+                       const Transform<acc_t>& transform, int64_t c) {
+    code = load_codes<acc_t, kLanes>(codes, c, window.rows, window.cols);
+    for (int place = 0; place < 4; ++place) {
+      x[place] = load<kLanes>(input + window.element(place) + c);
+      x_winner = place == 0 ? x[0] : (wins(place) ? x[place] : x_winner);
     }
-    grad = relu_grad(load<kLanes>(grad_output), transform.template apply<scalar_t, kLanes>(x_winner, c));
+    grad = relu_grad(load<kLanes>(grad_output + c), transform.template apply<scalar_t, kLanes>(x_winner, c));
   }
 
-  SEGNET_INLINE auto wins(int row, int col) const { return code == code_lanes<acc_t, kLanes>(2 * row + col); }
+  SEGNET_INLINE auto wins(int place) const { return code == code_lanes<acc_t, kLanes>(place); }
 };
 
-// Calls body(winner, input_offset, channel) for every window of the pooled rows [begin, end) and vector of channels,
-// and outside(input_offset) as for_each_window does.
+// Calls body(winner, window, channel) for every window of the pooled rows [begin, end) and vector of channels, and
+// outside(input_offset) as for_each_window does.
 template <class scalar_t, class Body, class Outside>
 SEGNET_INLINE void for_each_winner(const BackwardParams& p, int64_t begin, int64_t end, const Body& body,
                                    const Outside& outside) {
   using acc_t = acc_type<scalar_t>;
   const int64_t channels = p.shape.channels;
-  const int64_t row_stride = p.shape.width * channels;
   const auto* input = static_cast<const scalar_t*>(p.input);
   const auto* grad_output = static_cast<const scalar_t*>(p.grad_output);
   const Transform<acc_t> transform{static_cast<const acc_t*>(p.scale), static_cast<const acc_t*>(p.shift)};
-  const auto window = [&](int64_t offset, int64_t index, auto rows, auto cols) {
-    const uint8_t* codes = p.codes + index * codes_bytes(channels);
+  const auto window = [&](const Window& w) {
+    const uint8_t* codes = p.codes + w.index * codes_bytes(channels);
     for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
-      prefetch_windows<decltype(rows)::value, decltype(lanes)::value>(input + offset, row_stride, c);
-      const Winner<decltype(rows)::value, decltype(cols)::value, decltype(lanes)::value, scalar_t> winner(
-          input + offset + c, row_stride, channels, grad_output + index * channels + c, codes, transform, c);
-      body(winner, offset, c);
+      prefetch_windows<decltype(lanes)::value>(input + w.offset, w.row_step, c);
+      body(Winner<decltype(lanes)::value, scalar_t>(w, input, grad_output + w.index * channels, codes, transform, c), w,
+           c);
     });
   };
   for_each_window(p.shape, begin, end, window, outside);
@@ -185,14 +181,13 @@ SEGNET_INLINE void for_each_winner(const BackwardParams& p, int64_t begin, int64
 template <class scalar_t, bool kBatchStatistics>
 struct InputGrad {
   using acc_t = acc_type<scalar_t>;
-  int64_t channels, row_stride;
+  int64_t channels;
   const scalar_t* input;
   const acc_t *mean, *scale, *grad_mean, *projection;
   scalar_t* grad_input;
 
   explicit InputGrad(const BackwardParams& p)
       : channels(p.shape.channels),
-        row_stride(p.shape.width * channels),
         input(static_cast<const scalar_t*>(p.input)),
         mean(static_cast<const acc_t*>(p.mean)),
         scale(static_cast<const acc_t*>(p.scale)),
@@ -211,15 +206,12 @@ struct InputGrad {
     }
   }
 
-  template <int kRows, int kCols, int kLanes>
-  SEGNET_INLINE void window(const Winner<kRows, kCols, kLanes, scalar_t>& winner, int64_t offset, int64_t c) const {
-    prefetch_windows<kRows, kLanes>(grad_input + offset, row_stride, c);
-    for (int row = 0; row < kRows; ++row) {
-      for (int col = 0; col < kCols; ++col) {
-        const auto grad = winner.wins(row, col) ? winner.grad : Vec<acc_t, kLanes>{};
-        store<kLanes>(grad_input + offset + row * row_stride + col * channels + c,
-                      of<kLanes>(grad, winner.x[row][col], c));
-      }
+  template <int kLanes>
+  SEGNET_INLINE void window(const Winner<kLanes, scalar_t>& winner, const Window& w, int64_t c) const {
+    prefetch_windows<kLanes>(grad_input + w.offset, w.row_step, c);
+    for (int place = 3; place >= 0; --place) {
+      const auto grad = winner.wins(place) ? winner.grad : Vec<acc_t, kLanes>{};
+      store<kLanes>(grad_input + w.element(place) + c, of<kLanes>(grad, winner.x[place], c));
     }
   }
 
@@ -248,13 +240,13 @@ struct BackwardReduce {
     const LineArray<acc_t> row_sum(new_lines<acc_t>(2 * channels));
     acc_t* row_product = row_sum.get() + channels;
 
-    const auto window = [&](const auto& winner, int64_t offset, int64_t c) {
+    const auto window = [&](const auto& winner, const Window& w, int64_t c) {
       constexpr int kLanes = sizeof(winner.grad) / sizeof(acc_t);
       const auto deviation = winner.x_winner - load<kLanes>(mean + c);
       store<kLanes>(row_sum.get() + c, load<kLanes>(row_sum.get() + c) + winner.grad);
       store<kLanes>(row_product + c, load<kLanes>(row_product + c) + winner.grad * deviation);
       if constexpr (!kBatchStatistics) {
-        input_grad.window(winner, offset, c);
+        input_grad.window(winner, w, c);
       }
     };
     const auto outside = [&](int64_t offset) {
@@ -284,7 +276,7 @@ struct BackwardInput {
   static void run(const BackwardParams& p, int64_t begin, int64_t end) {
     const InputGrad<scalar_t, true> input_grad(p);
     for_each_winner<scalar_t>(
-        p, begin, end, [&](const auto& winner, int64_t offset, int64_t c) { input_grad.window(winner, offset, c); },
+        p, begin, end, [&](const auto& winner, const Window& w, int64_t c) { input_grad.window(winner, w, c); },
         [&](int64_t offset) { input_grad.outside(offset); });
   }
 };

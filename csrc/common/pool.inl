@@ -14,26 +14,36 @@ SEGNET_INLINE void with_extents(int64_t rows, int64_t cols, const Body& body) {
   }
 }
 
-// Calls window(input_offset, window_index, Int<rows>, Int<cols>) for every window of the pooled rows [begin, end),
-// where input_offset is that of the window's first element and window_index counts pooled pixels; and
-// outside(input_offset) for every pixel that floor mode leaves out of all windows and that lies beside or, for the last
-// row, below them.
-template <class Window, class Outside>
-SEGNET_INLINE void for_each_window(const PoolShape& shape, int64_t begin, int64_t end, const Window& window,
+// A pooling window, its elements by their place: 2 * row + column.
+struct Window {
+  int64_t offset;  // of the first element in the input
+  int64_t index;   // counts pooled pixels
+  int rows, cols;
+  // To the next row and column, 0 where there is none: a place that is not there is an earlier one again. Kernels which
+  // write all four places, the first one last, thus need no other code for the windows that the border cuts.
+  int64_t row_step, col_step;
+
+  SEGNET_INLINE int64_t element(int place) const { return offset + place / 2 * row_step + place % 2 * col_step; }
+};
+
+// Calls window(Window) for every window of the pooled rows [begin, end), and outside(input_offset) for every pixel that
+// floor mode leaves out of all windows and that lies beside or, for the last row, below them.
+template <class Body, class Outside>
+SEGNET_INLINE void for_each_window(const PoolShape& shape, int64_t begin, int64_t end, const Body& window,
                                    const Outside& outside) {
   const int64_t row_stride = shape.width * shape.channels;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t n = row / shape.pooled_height;
     const int64_t oh = row % shape.pooled_height;
-    const int64_t rows = window_extent(oh, shape.height);
+    const int rows = static_cast<int>(window_extent(oh, shape.height));
     const int64_t offset = (n * shape.height + 2 * oh) * row_stride;
     for (int64_t ow = 0; ow < shape.pooled_width; ++ow) {
-      with_extents(rows, window_extent(ow, shape.width), [&](auto kRows, auto kCols) {
-        window(offset + 2 * ow * shape.channels, row * shape.pooled_width + ow, kRows, kCols);
-      });
+      const int cols = static_cast<int>(window_extent(ow, shape.width));
+      window(Window{offset + 2 * ow * shape.channels, row * shape.pooled_width + ow, rows, cols,
+                    rows == 2 ? row_stride : 0, cols == 2 ? shape.channels : 0});
     }
     if (2 * shape.pooled_width < shape.width) {
-      for (int64_t r = 0; r < rows; ++r) {
+      for (int r = 0; r < rows; ++r) {
         outside(offset + r * row_stride + (shape.width - 1) * shape.channels);
       }
     }
@@ -47,11 +57,11 @@ SEGNET_INLINE void for_each_window(const PoolShape& shape, int64_t begin, int64_
 
 // To be called for every vector of channels of a window of which `window` is the first element: fetches, line after
 // line, the memory of windows some way on.
-template <int kRows, int kLanes, class scalar_t>
-SEGNET_INLINE void prefetch_windows(const scalar_t* window, int64_t row_stride, int64_t c) {
+template <int kLanes, class scalar_t>
+SEGNET_INLINE void prefetch_windows(const scalar_t* window, int64_t row_step, int64_t c) {
   constexpr int64_t kAhead = 2048 / sizeof(scalar_t);
-  for (int row = 0; row < kRows; ++row) {
-    prefetch<2 * kLanes>(window + row * row_stride + 2 * c + kAhead);
+  for (int row = 0; row < 2; ++row) {
+    prefetch<2 * kLanes>(window + row * row_step + 2 * c + kAhead);
   }
 }
 
@@ -98,26 +108,27 @@ SEGNET_INLINE void pool_rows(const PoolShape& shape, const scalar_t* input, scal
                              int64_t begin, int64_t end, const Transform& transform) {
   using acc_t = acc_type<scalar_t>;
   const int64_t channels = shape.channels;
-  const int64_t row_stride = shape.width * channels;
-  const auto window = [&](int64_t offset, int64_t index, auto rows, auto cols) {
+  const auto pool = [&](const Window& window, auto rows, auto cols) {
     for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
       constexpr int kLanes = decltype(lanes)::value;
-      const scalar_t* corner = input + offset + c;
-      prefetch_windows<decltype(rows)::value, kLanes>(input + offset, row_stride, c);
-      auto best = transform(load<kLanes>(corner), c, lanes);
+      prefetch_windows<kLanes>(input + window.offset, window.row_step, c);
+      auto best = transform(load<kLanes>(input + window.offset + c), c, lanes);
       Vec<mask_type<acc_t>, kLanes> code{};
       for (int place = 1; place < 4; ++place) {
-        const int row = place >> 1, col = place & 1;
-        if (row < decltype(rows)::value && col < decltype(cols)::value) {
-          const auto value = transform(load<kLanes>(corner + row * row_stride + col * channels), c, lanes);
+        if (place / 2 < decltype(rows)::value && place % 2 < decltype(cols)::value) {
+          const auto value = transform(load<kLanes>(input + window.element(place) + c), c, lanes);
           const auto wins = pool_wins(value, best);
           best = wins ? value : best;
           code = wins ? code_lanes<acc_t, kLanes>(place) : code;
         }
       }
-      store<kLanes>(output + index * channels + c, best);
-      store_codes<acc_t, kLanes>(packed + index * codes_bytes(channels), c, code);
+      store<kLanes>(output + window.index * channels + c, best);
+      store_codes<acc_t, kLanes>(packed + window.index * codes_bytes(channels), c, code);
     });
+  };
+  // Not as one code for all: of several NaNs the last wins, which an element that is there twice would move.
+  const auto window = [&](const Window& w) {
+    with_extents(w.rows, w.cols, [&](auto rows, auto cols) { pool(w, rows, cols); });
   };
   for_each_window(shape, begin, end, window, [](int64_t) {});
 }

@@ -20,23 +20,18 @@ struct Backward {
   static void run(const BackwardParams& p, int64_t begin, int64_t end) {
     using acc_t = acc_type<scalar_t>;
     const int64_t channels = p.shape.channels;
-    const int64_t row_stride = p.shape.width * channels;
     const auto* grad_output = static_cast<const scalar_t*>(p.grad_output);
     auto* grad_input = static_cast<scalar_t*>(p.grad_input);
 
-    const auto window = [&](int64_t offset, int64_t index, auto rows, auto cols) {
-      constexpr int kRows = decltype(rows)::value, kCols = decltype(cols)::value;
+    const auto window = [&](const Window& w) {
       for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
         constexpr int kLanes = decltype(lanes)::value;
-        prefetch_windows<kRows, kLanes>(grad_input + offset, row_stride, c);
-        const auto grad = load<kLanes>(grad_output + index * channels + c);
-        const auto code = load_codes<acc_t, kLanes>(p.codes + index * codes_bytes(channels), c, kRows, kCols);
-        for (int row = 0; row < kRows; ++row) {
-          for (int col = 0; col < kCols; ++col) {
-            const auto wins = code == code_lanes<acc_t, kLanes>(2 * row + col);
-            store<kLanes>(grad_input + offset + row * row_stride + col * channels + c,
-                          wins ? grad : Vec<acc_t, kLanes>{});
-          }
+        prefetch_windows<kLanes>(grad_input + w.offset, w.row_step, c);
+        const auto grad = load<kLanes>(grad_output + w.index * channels + c);
+        const auto code = load_codes<acc_t, kLanes>(p.codes + w.index * codes_bytes(channels), c, w.rows, w.cols);
+        for (int place = 3; place >= 0; --place) {
+          const auto wins = code == code_lanes<acc_t, kLanes>(place);
+          store<kLanes>(grad_input + w.element(place) + c, wins ? grad : Vec<acc_t, kLanes>{});
         }
       });
     };
