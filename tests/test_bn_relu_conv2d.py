@@ -20,15 +20,17 @@ from tolerances import assert_close, assert_no_worse_than_torch
 
 from segnet_ext import ops, reference
 
-# (channels in, out, kernel, size of the map): Winograd's tiles whole and cut, one pixel, channels around the vectors'
-# lanes and the panels' columns; and what is left to torch: few channels, other kernels.
+# (channels in, out, kernel, size of the map): Winograd's tiles whole and cut, channels around the vectors' lanes and
+# the panels' columns; maps of few pixels, convolved directly; what is left to torch: few channels, other kernels.
 CASES = [
     (16, 8, 3, (8, 12)),
     (20, 17, 3, (9, 11)),
-    (16, 33, 3, (1, 1)),
     (67, 65, 3, (5, 18)),
     (131, 16, 3, (6, 7)),
     (32, 64, 3, (13, 2)),
+    (16, 33, 3, (1, 1)),
+    (67, 70, 3, (3, 4)),
+    (24, 131, 3, (2, 5)),
     (5, 6, 3, (7, 6)),
     (16, 8, 7, (6, 9)),
     (4, 20, 1, (5, 5)),

@@ -10,10 +10,10 @@ class ForwardTask {
   ForwardTask(const ForwardParams& params, int64_t max_tiles)
       : p_(params),
         s_(params.shape),
-        patches_(max_tiles, s_.in_channels),
+        patches_(points_of(s_), rows_of(s_, max_tiles), s_.in_channels),
         taps_(new_lines<acc_t>(std::min(kWeightChannels, s_.in_channels) * kTaps * kPanel<acc_t>)),
-        weights_(std::min(kWeightChannels, s_.in_channels), kPanel<acc_t>),
-        products_(max_tiles, kPanel<acc_t>) {}
+        weights_(s_.direct() ? 0 : kPoints, std::min(kWeightChannels, s_.in_channels), kPanel<acc_t>),
+        products_(s_.direct() ? 1 : kPoints, rows_of(s_, max_tiles), kPanel<acc_t>) {}
 
   void run(int64_t tile_begin, int64_t tile_end, int64_t k_begin, int64_t k_end) {
     transform_patches<scalar_t>(s_, p_.source, tile_begin, tile_end, patches_);
@@ -21,7 +21,7 @@ class ForwardTask {
       const int64_t channels = std::min<int64_t>(kPanel<acc_t>, k_end - k);
       multiply_panel(tile_end - tile_begin, k, channels);
       for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
-        write(tile, products_.at(0, tile - tile_begin), k, channels);
+        write(tile, tile - tile_begin, k, channels);
       }
     }
   }
@@ -31,8 +31,16 @@ class ForwardTask {
     for (int64_t c = 0; c < s_.in_channels; c += kWeightChannels) {
       const int64_t channels = std::min(kWeightChannels, s_.in_channels - c);
       gather_taps<scalar_t>(p_.weight, k, k_channels, c, c + channels, taps_.get());
+      if (s_.direct()) {
+        for (int tap = 0; tap < kTaps; ++tap) {
+          multiply<acc_t, false>(s_.pixels(), channels, patches_.at(tap) + c, patches_.row_stride,
+                                 taps_.get() + tap * kPanel<acc_t>, kTaps * kPanel<acc_t>, products_.at(0),
+                                 products_.row_stride, c > 0 || tap > 0);
+        }
+        continue;
+      }
       transform_weights(taps_.get(), channels, weights_);
-      for (int64_t point = 0; point < kPoints; ++point) {
+      for (int point = 0; point < kPoints; ++point) {
         multiply<acc_t, false>(tiles, channels, patches_.at(point) + c, patches_.row_stride, weights_.at(point),
                                weights_.row_stride, products_.at(point), products_.row_stride, c > 0);
       }
@@ -40,7 +48,7 @@ class ForwardTask {
   }
 
   // The 4x4 outputs of a tile, channels [k, k + channels).
-  void write(int64_t tile, const acc_t* products, int64_t k, int64_t channels) {
+  void write(int64_t tile, int64_t tile_row, int64_t k, int64_t channels) {
     const TilePlace place = tile_place(s_, tile);
     const int64_t n = place.n, y = place.y, x = place.x;
     for_lanes<acc_t>(channels, [&](int64_t i, auto lanes) {
@@ -48,14 +56,22 @@ class ForwardTask {
       using V = Vec<acc_t, kLanesHere>;
       V out[4][4];
       const V bias = p_.bias == nullptr ? V{} : load<kLanesHere>(static_cast<const scalar_t*>(p_.bias) + k + i);
-      transform_square<6, 4, V>(
-          [](const auto& in, auto& result) { Winograd<acc_t>::transform_products(in, result); },
-          [&](int col, V(&column)[6]) {
-            for (int row = 0; row < 6; ++row) {
-              column[row] = load<kLanesHere>(products + (row * 6 + col) * products_.stride + i);
-            }
-          },
-          [&](int row, int col, V value) { out[row][col] = p_.relu ? relu(value + bias) : value + bias; });
+      const auto put = [&](int row, int col, V sum) { out[row][col] = p_.relu ? relu(sum + bias) : sum + bias; };
+      if (s_.direct()) {
+        for (int row = 0; row < std::min<int64_t>(4, s_.height - y); ++row) {
+          for (int col = 0; col < std::min<int64_t>(4, s_.width - x); ++col) {
+            put(row, col, load<kLanesHere>(products_.at(0, pixel_index(s_, place, row, col)) + i));
+          }
+        }
+      } else {
+        transform_square<6, 4, V>([](const auto& in, auto& result) { Winograd<acc_t>::transform_products(in, result); },
+                                  [&](int col, V(&column)[6]) {
+                                    for (int row = 0; row < 6; ++row) {
+                                      column[row] = load<kLanesHere>(products_.at(row * 6 + col, tile_row) + i);
+                                    }
+                                  },
+                                  put);
+      }
       if (p_.result == Result::kMap) {
         write_map<kLanesHere>(n, y, x, k + i, out);
       } else if (p_.result == Result::kPool) {
@@ -128,8 +144,8 @@ class ForwardTask {
   const Shape& s_;
   const Planes<acc_t> patches_;   // [tile, input channel]
   const LineArray<acc_t> taps_;   // [input channel, tap, output channel of a panel]
-  const Planes<acc_t> weights_;   // [input channel, output channel of a panel]
-  const Planes<acc_t> products_;  // [tile, output channel of a panel]
+  const Planes<acc_t> weights_;   // [input channel, output channel of a panel]; unused where the convolution is direct
+  const Planes<acc_t> products_;  // [tile, output channel of a panel]; where it is direct, sums over the points
 };
 
 struct Forward {

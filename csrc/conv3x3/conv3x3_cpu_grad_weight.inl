@@ -7,7 +7,13 @@ template <class scalar_t>
 void transform_output_grads(const Shape& s, const scalar_t* grad_output, int64_t begin, int64_t end, int64_t k,
                             int64_t channels, const Planes<acc_type<scalar_t>>& planes) {
   using acc_t = acc_type<scalar_t>;
-  for (int64_t tile = begin; tile < end; ++tile) {
+  for (int64_t pixel = 0; s.direct() && pixel < s.pixels(); ++pixel) {
+    for_lanes<acc_t>(channels, [&](int64_t i, auto lanes) {
+      constexpr int kLanesHere = decltype(lanes)::value;
+      store<kLanesHere>(planes.at(0, pixel) + i, load<kLanesHere>(grad_output + pixel * s.out_channels + k + i));
+    });
+  }
+  for (int64_t tile = begin; !s.direct() && tile < end; ++tile) {
     const TilePlace place = tile_place(s, tile);
     const int64_t rows = s.height - place.y, cols = s.width - place.x;  // of the map, from the tile on
     const scalar_t* from = grad_output + ((place.n * s.height + place.y) * s.width + place.x) * s.out_channels + k;
@@ -67,6 +73,12 @@ void write_taps(const GradWeightParams& p, int64_t block, int64_t begin, int64_t
       constexpr int kLanesHere = decltype(lanes)::value;
       using V = Vec<acc_t, kLanesHere>;
       V taps[kTaps];
+      if (s.direct()) {
+        for (int tap = 0; tap < kTaps; ++tap) {
+          taps[tap] = load<kLanesHere>(sums + (tap * kGradBlock + k) * row_stride + c);
+        }
+        return store_taps<scalar_t, acc_t, kLanesHere>(taps, to + c * kTaps);
+      }
       transform_square<6, 3, V>([](const auto& in, auto& out) { Winograd<acc_t>::transform_tap_grads(in, out); },
                                 [&](int col, V(&column)[6]) {
                                   for (int row = 0; row < 6; ++row) {
@@ -92,9 +104,10 @@ struct GradWeightSums {
     const int64_t max_tiles = std::min(kGradTiles, part_tiles), sums_size = grad_weight_sums_size(s);
     // The last panel's columns past the last channel are multiplied too, and dropped.
     const int64_t columns = ceil_div(s.in_channels, kPanel<acc_t>) * kPanel<acc_t>;
-    const Planes<acc_t> patches(max_tiles, columns), grads(max_tiles, kGradBlock);
-    for (int64_t row = 0; columns > s.in_channels && row < kPoints * max_tiles; ++row) {
-      acc_t* values = patches.at(row / max_tiles, row % max_tiles);
+    const int64_t rows = rows_of(s, max_tiles);
+    const Planes<acc_t> patches(points_of(s), rows, columns), grads(s.direct() ? 1 : kPoints, rows, kGradBlock);
+    for (int64_t row = 0; columns > s.in_channels && row < points_of(s) * rows; ++row) {
+      acc_t* values = patches.at(row / rows, row % rows);
       std::fill(values + s.in_channels, values + columns, acc_t(0));
     }
     const LineArray<acc_t> own_sums(p.parts == 1 ? new_lines<acc_t>(sums_size) : nullptr);
@@ -122,11 +135,12 @@ struct GradWeightSums {
                         const Planes<acc_t>& patches, const Planes<acc_t>& grads, acc_t* sums, bool accumulate) {
     const Shape& s = p.shape;
     const int64_t channels = block_channels(s, block), row_stride = grad_weight_row(s);
+    const int64_t rows = rows_of(s, tiles);
     transform_output_grads(s, static_cast<const scalar_t*>(p.grad_output), tile, tile + tiles, block * kGradBlock,
                            channels, grads);
-    for (int64_t point = 0; point < kPoints; ++point, sums += kGradBlock * row_stride) {
+    for (int point = 0; point < points_of(s); ++point, sums += kGradBlock * row_stride) {
       for (int64_t c = 0; c < s.in_channels; c += kPanel<acc_t>) {
-        multiply<acc_t, true>(channels, tiles, grads.at(point), grads.row_stride, patches.at(point) + c,
+        multiply<acc_t, true>(channels, rows, grads.at(s.direct() ? 0 : point), grads.row_stride, patches.at(point) + c,
                               patches.row_stride, sums + c, row_stride, accumulate);
       }
     }

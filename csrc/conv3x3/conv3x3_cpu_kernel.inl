@@ -17,8 +17,16 @@ using segnet_ext::conv3x3::Source;
 using segnet_ext::conv3x3::Tasks;
 using segnet_ext::conv3x3::Weight;
 
-constexpr int64_t kPoints = 36;
+constexpr int kPoints = 36;
 constexpr int kTaps = 9;
+
+inline int points_of(const Shape& s) {
+  return s.direct() ? kTaps : kPoints;
+}
+// Rows of a matrix of `tiles` tiles.
+inline int64_t rows_of(const Shape& s, int64_t tiles) {
+  return s.direct() ? s.pixels() : tiles;
+}
 
 // The distance between rows of `size` elements that are read or written in turn: an odd number of cache lines, since
 // rows a power of two apart would compete for a few places of the cache.
@@ -50,16 +58,20 @@ inline TilePlace tile_place(const Shape& s, int64_t tile) {
           tile % s.tiles_across() * 4};
 }
 
+inline int64_t pixel_index(const Shape& s, const TilePlace& place, int64_t y, int64_t x) {
+  return (place.n * s.height + place.y + y) * s.width + place.x + x;
+}
+
 // Several matrices [rows, columns], one for each point.
 template <class T>
 struct Planes {
   int64_t row_stride, stride;
   LineArray<T> data;
 
-  Planes(int64_t rows, int64_t columns)
+  Planes(int64_t points, int64_t rows, int64_t columns)
       : row_stride(stride_of<T>(columns)),
         stride(stride_of<T>(rows * row_stride)),
-        data(new_lines<T>(kPoints * stride)) {}
+        data(new_lines<T>(points * stride)) {}
 
   T* at(int64_t point, int64_t row = 0) const { return data.get() + point * stride + row * row_stride; }
 };
@@ -188,6 +200,28 @@ void transform_patch(const Patch& patch, int64_t channels, acc_t* values, int64_
   });
 }
 
+// Where the convolution is direct, the taps are the points, and pixels the tiles.
+template <class Patch, class acc_t>
+void gather_patch(const Patch& patch, const Shape& s, const TilePlace& place, const Planes<acc_t>& planes) {
+  for_lanes<acc_t>(s.in_channels, [&](int64_t c, auto lanes) {
+    constexpr int kLanesHere = decltype(lanes)::value;
+    typename Patch::template Columns<kLanesHere> columns(patch, c);
+    Vec<acc_t, kLanesHere> pixels[6][6];  // [column, row]
+#pragma GCC unroll 1
+    for (int col = 0; col < 6; ++col) {
+      columns(col, pixels[col]);
+    }
+    for (int y = 0; y < std::min<int64_t>(4, s.height - place.y); ++y) {
+      for (int x = 0; x < std::min<int64_t>(4, s.width - place.x); ++x) {
+#pragma GCC unroll 1
+        for (int tap = 0; tap < kTaps; ++tap) {
+          store<kLanesHere>(planes.at(tap, pixel_index(s, place, y, x)) + c, pixels[x + tap % 3][y + tap / 3]);
+        }
+      }
+    }
+  });
+}
+
 // The patches of tiles [begin, end) at the points: a row a tile.
 template <class scalar_t, template <class, bool> class Patch>
 void transform_patches_of(const Shape& s, const Source& source, int64_t begin, int64_t end,
@@ -195,7 +229,9 @@ void transform_patches_of(const Shape& s, const Source& source, int64_t begin, i
   for (int64_t tile = begin; tile < end; ++tile) {
     const TilePlace place = tile_place(s, tile);
     auto* values = planes.at(0, tile - begin);
-    if (Patch<scalar_t, true>::inside(s, source, place)) {
+    if (s.direct()) {
+      gather_patch(Patch<scalar_t, false>(s, source, place), s, place, planes);
+    } else if (Patch<scalar_t, true>::inside(s, source, place)) {
       transform_patch(Patch<scalar_t, true>(s, source, place), s.in_channels, values, planes.stride);
     } else {
       transform_patch(Patch<scalar_t, false>(s, source, place), s.in_channels, values, planes.stride);
