@@ -21,6 +21,9 @@ constexpr int64_t kTaskTiles = 96;        // transformed weights serve so many t
 constexpr int64_t kGradTiles = 32;        // tiles of a gradient of the weights: kGradBlock rows of them stay in L1
 constexpr int64_t kWeightChannels = 128;  // input channels of weights that are transformed at a time: they stay in L2
 
+static_assert(conv3x3::kDirectPixels <= kGradTiles && conv3x3::kDirectPixels <= kTaskTiles,
+              "a map that is convolved directly is worked on as a whole");
+
 constexpr int64_t kMinChannels = 32;  // output channels of a task where tiles alone do not make tasks enough
 
 }  // namespace

@@ -3,7 +3,7 @@
 // Winograd's F(4x4, 3x3): a tile of 4x4 outputs costs 36 multiplications a pair of channels where the sum over taps
 // costs 144. What is convolved is read through a Source, so that a BatchNorm, a ReLU or an unpooling in front of it
 // needs no map of its own; what comes out can be pooled, or picked at winners, before it is written. Maps of a few
-// tiles are convolved by the sum over taps.
+// pixels are convolved by the sum over taps.
 //
 // A NaN or an infinity reaches every output of the 4x4 tiles whose 6x6 patch holds it, where the sum over taps would
 // spread it by one pixel. float32 and the half types; sums run in float32.
