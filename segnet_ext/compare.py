@@ -307,22 +307,60 @@ def _accuracy_section(trained: Runs, recipe: str) -> list[str]:
         paper = {name: NETWORKS[name].accuracies[index] for name in ours}
         pairs = disagreements(ours, paper)
         lines.append(f"- {title}: ours {_titles(order(ours))}; paper {_titles(order(paper))}. " + _told(pairs))
+    paper = {name: NETWORKS[name].accuracies[list(ACCURACIES).index("mean_iou")] for name in means}
+    if pairs := disagreements({name: figures["mean_iou"] for name, figures in means.items()}, paper):
+        lines += ["", "### Where the orders of mIoU differ", ""]
+        lines += [_difference(a, b, trained) for a, b in pairs]
     titles = [NETWORKS[name].title for name in trained]
     lines += ["", "### mIoU after each epoch", "", "What a network still gained when its training ended.", ""]
     epochs = range(len(next(iter(trained.values()))[0].mean_iou))
     lines += _table(
         ["epoch", *titles],
-        [[str(n + 1), *(_mean([run.mean_iou[n] for run in runs]) for runs in trained.values())] for n in epochs],
+        [
+            [
+                str(n + 1),
+                *(f"{100 * statistics.fmean(run.mean_iou[n] for run in runs):.2f}" for runs in trained.values()),
+            ]
+            for n in epochs
+        ],
         text_columns=1,
     )
     lines += ["", "### IoU of each class", "", "Where networks differ.", ""]
-    classes = next(iter(trained.values()))[0].class_iou
+    columns = [_class_means(runs) for runs in trained.values()]
     lines += _table(
         ["class", *titles],
-        [[label, *(_mean([run.class_iou[label] for run in runs]) for runs in trained.values())] for label in classes],
+        [
+            [label, *(f"{column[label]:.2f}" if label in column else "-" for column in columns)]
+            for label in next(iter(trained.values()))[0].class_iou
+        ],
         text_columns=1,
     )
     return [*lines, ""]
+
+
+def _difference(a: str, b: str, trained: Runs) -> str:
+    """What the figures say of ``a`` being above ``b`` in the paper alone."""
+    rows = _class_means(trained[a]), _class_means(trained[b])
+    leads = {label: rows[1][label] - rows[0][label] for label in rows[0].keys() & rows[1].keys()}
+    most = ", ".join(f"{label} (+{leads[label]:.1f})" for label in order(leads)[:3] if leads[label] > 0)
+    first, second = NETWORKS[a].title, NETWORKS[b].title
+    text = f"- {first} above {second} in the paper alone: {second} leads here, most on {most or 'no class'}."
+    if all(len(run.mean_iou) > 1 for name in (a, b) for run in trained[name]):
+        gains = [
+            100 * statistics.fmean(run.mean_iou[-1] - run.mean_iou[-2] for run in trained[name]) for name in (a, b)
+        ]
+        text += f" In the last epoch {first} gained {gains[0]:.1f} points and {second} {gains[1]:.1f}."
+    return text
+
+
+def _class_means(runs: Sequence[Run]) -> dict[str, float]:
+    """The mean IoU over the seeds of each class that has one, in percent."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        for label, iou in run.class_iou.items():
+            if iou is not None:
+                found.setdefault(label, []).append(100 * iou)
+    return {label: statistics.fmean(values) for label, values in found.items()}
 
 
 def _told(pairs: Sequence[tuple[str, str]]) -> str:
@@ -353,12 +391,6 @@ def _spread(values: Sequence[float]) -> str:
     """Mean, and with several values their standard deviation."""
     mean = f"{statistics.fmean(values):.2f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
-
-
-def _mean(values: Sequence[float | None]) -> str:
-    """In percent, of the fractions that there are."""
-    known = [value for value in values if value is not None]
-    return f"{100 * statistics.fmean(known):.2f}" if known else "-"
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]], text_columns: int = 2) -> list[str]:

@@ -173,6 +173,28 @@ def test_accuracy_is_trained_for_and_resumed(tmp_path, measured, no_picture, sma
     assert "log.csv lacks figures: remove" in failing(*shared, *recipe, "--epochs", "1", "--seeds", "1")
 
 
+def test_says_where_orders_differ():
+    def run(mean_iou: list[float], sky: float, car: float | None) -> compare.Run:
+        scores = dict.fromkeys(compare.ACCURACIES, 0.5) | {"mean_iou": mean_iou[-1]}
+        return compare.Run(scores, {"Sky": sky, "Car": car, "Tree": None}, mean_iou)
+
+    plan = compare.Plan(("segnet", "fcn"), (64, 80), 2, 1)
+    trained = {
+        "segnet": [run([0.2, 0.3], 0.7, 0.1), run([0.2, 0.36], 0.9, 0.3)],
+        "fcn": [run([0.4, 0.41], 0.7, 0.5), run([0.4, 0.43], 0.9, None)],
+    }
+    page = compare.page(plan, {}, "", trained, "")
+    assert (
+        "- SegNet above FCN in the paper alone: FCN leads here, most on Car (+30.0). "
+        "In the last epoch SegNet gained 13.0 points and FCN 2.0." in page
+    )
+    assert "| 2 | 33.00 | 42.00 |" in page and "| Car | 20.00 | 50.00 |" in page and "| Tree | - | - |" in page
+    trained["segnet"] = trained["fcn"] = [run([0.4], 0.7, 0.5)]
+    assert "FCN leads here, most on no class." in compare.page(plan, {}, "", trained, "")
+    trained["fcn"] = [run([0.3], 0.7, 0.5)]
+    assert "Where the orders of mIoU differ" not in compare.page(plan, {}, "", trained, "")
+
+
 def test_orders():
     paper = {"a": 3.0, "b": 2.0, "c": 1.0, "d": 0.0}
     assert compare.order(paper) == ["a", "b", "c", "d"]
