@@ -75,7 +75,8 @@ struct Tasks {
 Tasks forward_tasks(const Shape& shape, int64_t threads);
 void forward(DType dtype, const ForwardParams& params, const Tasks& tasks, int64_t begin, int64_t end);
 
-// The tiles are summed over in parts, whose number depends on the shape alone: so does the order of every sum.
+// The tiles are summed over in parts, whose number depends on the shape alone: so does the order of every sum. Where
+// the convolution is direct, there is one.
 constexpr int64_t kGradBlock = 64;  // output channels of a task
 inline int64_t grad_weight_blocks(const Shape& shape) {
   return (shape.out_channels + kGradBlock - 1) / kGradBlock;

@@ -61,8 +61,9 @@ void run(Random& random) {
                [&](int64_t begin, int64_t end) { conv3x3::forward(kDType, input_params, input_tasks, begin, end); });
     problem.check_grad_input(grad_input);
 
-    // In parts as well, which only larger maps have by themselves.
-    for (const int64_t parts : {conv3x3::grad_weight_parts(shape), std::min<int64_t>(2, shape.tiles())}) {
+    // In parts as well, which only larger maps have by themselves, and those that are convolved directly never.
+    const int64_t most_parts = shape.direct() ? 1 : std::min<int64_t>(2, shape.tiles());
+    for (const int64_t parts : {conv3x3::grad_weight_parts(shape), most_parts}) {
       const int64_t blocks = conv3x3::grad_weight_blocks(shape);
       Buffer<T> grad_weight(problem.weight.size());
       Buffer<acc_t> sums(parts * blocks * conv3x3::grad_weight_sums_size(shape));
