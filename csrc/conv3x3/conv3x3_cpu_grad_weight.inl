@@ -7,13 +7,16 @@ template <class scalar_t>
 void transform_output_grads(const Shape& s, const scalar_t* grad_output, int64_t begin, int64_t end, int64_t k,
                             int64_t channels, const Planes<acc_type<scalar_t>>& planes) {
   using acc_t = acc_type<scalar_t>;
-  for (int64_t pixel = 0; s.direct() && pixel < s.pixels(); ++pixel) {
-    for_lanes<acc_t>(channels, [&](int64_t i, auto lanes) {
-      constexpr int kLanesHere = decltype(lanes)::value;
-      store<kLanesHere>(planes.at(0, pixel) + i, load<kLanesHere>(grad_output + pixel * s.out_channels + k + i));
-    });
+  if (s.direct()) {
+    for (int64_t pixel = 0; pixel < s.pixels(); ++pixel) {
+      for_lanes<acc_t>(channels, [&](int64_t i, auto lanes) {
+        constexpr int kLanesHere = decltype(lanes)::value;
+        store<kLanesHere>(planes.at(0, pixel) + i, load<kLanesHere>(grad_output + pixel * s.out_channels + k + i));
+      });
+    }
+    return;
   }
-  for (int64_t tile = begin; !s.direct() && tile < end; ++tile) {
+  for (int64_t tile = begin; tile < end; ++tile) {
     const TilePlace place = tile_place(s, tile);
     const int64_t rows = s.height - place.y, cols = s.width - place.x;  // of the map, from the tile on
     const scalar_t* from = grad_output + ((place.n * s.height + place.y) * s.width + place.x) * s.out_channels + k;
