@@ -302,21 +302,27 @@ void gather_taps(const Weight& weight, int64_t k, int64_t channels, int64_t begi
   }
 }
 
-// Taps [c, tap, panel] of `count` input channels at the points: a row an input channel.
+// Taps [c, tap, panel] of `count` input channels at the points: a row an input channel. Their rounding errors are the
+// same for every pixel, so that they add up in the gradients of a BatchNorm: where products are rounded too, the
+// transform is in double.
 template <class acc_t>
 void transform_weights(const acc_t* taps, int64_t count, const Planes<acc_t>& planes) {
   constexpr int kLanes = kLanesOf<acc_t>;
   for (int64_t c = 0; c < count; ++c, taps += kTaps * kPanel<acc_t>) {
     for (int64_t v = 0; v < kPanel<acc_t>; v += kLanes) {
       acc_t* values = planes.at(0, c) + v;
-      transform_square<3, 6, Vec<acc_t, kLanes>>(
-          [](const auto& in, auto& out) { Winograd<acc_t>::transform_taps(in, out); },
+      transform_square<3, 6, Vec<T, kLanes>>(
+          [](const auto& in, auto& out) { Winograd<T>::transform_taps(in, out); },
           [&](int col, auto& column) {
             for (int row = 0; row < 3; ++row) {
-              column[row] = load<kLanes>(taps + (3 * row + col) * kPanel<acc_t> + v);
+              column[row] =
+                  __builtin_convertvector(load<kLanes>(taps + (3 * row + col) * kPanel<acc_t> + v), Vec<T, kLanes>);
+  using T = std::conditional_t<kFused, acc_t, double>;
             }
           },
-          [&](int row, int col, auto value) { store<kLanes>(values + (row * 6 + col) * planes.stride, value); });
+          [&](int row, int col, auto value) {
+            store<kLanes>(values + (row * 6 + col) * planes.stride, __builtin_convertvector(value, Vec<acc_t, kLanes>));
+          });
     }
   }
 }

@@ -8,9 +8,17 @@ constexpr int kPanel = kVectors * kLanesOf<T>;  // columns
 // Rows whose sums fit the registers beside two vectors of columns and a broadcast value: 16 registers, or AVX-512's 32.
 constexpr int kRows = SEGNET_SIMD_BYTES == 64 ? 12 : 6;
 
-// Products that are summed in one chain, before they join the sum of earlier chains: a long chain would make up most of
-// Winograd's rounding error.
-constexpr int64_t kChain = 16;
+// Whether a product joins a sum without being rounded first.
+#if SEGNET_SIMD_BYTES > 16 || defined(__FP_FAST_FMAF)
+constexpr bool kFused = true;
+#else
+constexpr bool kFused = false;
+#endif
+
+// Products that are summed in one chain, before they join the sum of earlier chains. A chain of more would make up most
+// of Winograd's rounding error in float32; the half types have none that the rounding of the result does not hide.
+template <class scalar_t>
+constexpr int64_t kChain = sizeof(scalar_t) == 2 ? 128 : (kFused ? 32 : 16);
 
 // One chain of `length` products. The loops over rows are unrolled, since a sum that is indexed at run time would live
 // in memory. A function of its own, since the addresses of all rows, kept over the chains, would take the sums'
@@ -46,10 +54,10 @@ __attribute__((noinline)) void multiply_chain(int64_t length, const T* left, int
 // product[r, 0 .. kPanel) (+)= sum over k of left(r, k) * right[k, 0 .. kPanel), where left(r, k) is left[r * stride +
 // k], or with kTransposed left[k * stride + r].
 template <class T, bool kTransposed, int kCount>
-void multiply_rows(int64_t depth, const T* left, int64_t stride, const T* right, int64_t right_stride, T* product,
-                   int64_t product_stride, bool accumulate) {
+void multiply_rows(int64_t chain, int64_t depth, const T* left, int64_t stride, const T* right, int64_t right_stride,
+                   T* product, int64_t product_stride, bool accumulate) {
   while (depth > 0) {
-    const int64_t length = std::min(depth, kChain);
+    const int64_t length = std::min(depth, chain);
     multiply_chain<T, kTransposed, kCount>(length, left, stride, right, right_stride, product, product_stride,
                                            accumulate);
     left += kTransposed ? length * stride : length;
@@ -70,16 +78,16 @@ MultiplyRows<T> multiply_rows_of(int64_t count, std::integer_sequence<int, kInde
 
 // The same for any number of rows.
 template <class T, bool kTransposed>
-void multiply(int64_t rows, int64_t depth, const T* left, int64_t stride, const T* right, int64_t right_stride,
-              T* product, int64_t product_stride, bool accumulate) {
+void multiply(int64_t rows, int64_t chain, int64_t depth, const T* left, int64_t stride, const T* right,
+              int64_t right_stride, T* product, int64_t product_stride, bool accumulate) {
   int64_t r = 0;
   for (; r + kRows <= rows; r += kRows) {
-    multiply_rows<T, kTransposed, kRows>(depth, left + (kTransposed ? r : r * stride), stride, right, right_stride,
-                                         product + r * product_stride, product_stride, accumulate);
+    multiply_rows<T, kTransposed, kRows>(chain, depth, left + (kTransposed ? r : r * stride), stride, right,
+                                         right_stride, product + r * product_stride, product_stride, accumulate);
   }
   if (r < rows) {
     multiply_rows_of<T, kTransposed>(rows - r, std::make_integer_sequence<int, kRows>{})(
-        depth, left + (kTransposed ? r : r * stride), stride, right, right_stride, product + r * product_stride,
+        chain, depth, left + (kTransposed ? r : r * stride), stride, right, right_stride, product + r * product_stride,
         product_stride, accumulate);
   }
 }
