@@ -51,7 +51,7 @@ struct Stats {
       using V = Vec<acc_t, kLanes>;
       const scalar_t* from = input + pixel * channels + c;
       // The next pixels' memory, in its own order.
-      prefetch<kPixels * kLanes>(input + (pixel + kPixels) * channels + kPixels * c);
+      prefetch<kPixels * kLanes, Cache::kSecond>(input + (pixel + kPixels) * channels + kPixels * c);
       const V center = finite_or_zero(load<kLanes>(from));
       V sums[kChains] = {}, sums_of_squares[kChains] = {};
       for (int i = 0; i < kPixels; ++i) {
@@ -169,7 +169,7 @@ SEGNET_INLINE void for_each_winner(const BackwardParams& p, int64_t begin, int64
   const auto window = [&](const Window& w) {
     const uint8_t* codes = p.codes + w.index * codes_bytes(channels);
     for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
-      prefetch_windows<decltype(lanes)::value>(input + w.offset, w.row_step, c);
+      prefetch_windows<decltype(lanes)::value, Cache::kSecond>(input + w.offset, w.row_step, c);
       body(Winner<decltype(lanes)::value, scalar_t>(w, input, grad_output + w.index * channels, codes, transform, c), w,
            c);
     });
@@ -208,7 +208,7 @@ struct InputGrad {
 
   template <int kLanes>
   SEGNET_INLINE void window(const Winner<kLanes, scalar_t>& winner, const Window& w, int64_t c) const {
-    prefetch_windows<kLanes>(grad_input + w.offset, w.row_step, c);
+    prefetch_windows<kLanes, Cache::kSecond>(grad_input + w.offset, w.row_step, c);
     for (int place = 3; place >= 0; --place) {
       const auto grad = winner.wins(place) ? winner.grad : Vec<acc_t, kLanes>{};
       store<kLanes>(grad_input + w.element(place) + c, of<kLanes>(grad, winner.x[place], c));

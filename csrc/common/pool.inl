@@ -57,11 +57,11 @@ SEGNET_INLINE void for_each_window(const PoolShape& shape, int64_t begin, int64_
 
 // To be called for every vector of channels of a window of which `window` is the first element: fetches, line after
 // line, the memory of windows some way on.
-template <int kLanes, class scalar_t>
+template <int kLanes, Cache kCache = Cache::kFirst, class scalar_t>
 SEGNET_INLINE void prefetch_windows(const scalar_t* window, int64_t row_step, int64_t c) {
   constexpr int64_t kAhead = 2048 / sizeof(scalar_t);
   for (int row = 0; row < 2; ++row) {
-    prefetch<2 * kLanes>(window + row * row_step + 2 * c + kAhead);
+    prefetch<2 * kLanes, kCache>(window + row * row_step + 2 * c + kAhead);
   }
 }
 

@@ -28,8 +28,9 @@ void transform_output_grads(const Shape& s, const scalar_t* grad_output, int64_t
           [](const auto& in, auto& out) { Winograd<acc_t>::transform_grads(in, out); },
           [&](int col, V(&column)[4]) {
             for (int row = 0; row < 4; ++row) {
-              column[row] =
-                  row < rows && col < cols ? load<kLanesHere>(from + (row * s.width + col) * s.out_channels + i) : V{};
+              const scalar_t* pixel = from + (row * s.width + col) * s.out_channels + i;
+              prefetch<kLanesHere>(pixel + 8 * s.out_channels);  // of the tile after the next
+              column[row] = row < rows && col < cols ? load<kLanesHere>(pixel) : V{};
             }
           },
           [&](int row, int col, V value) { store<kLanesHere>(values + (row * 6 + col) * planes.stride + i, value); });

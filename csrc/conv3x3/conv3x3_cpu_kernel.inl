@@ -108,6 +108,7 @@ class DensePatch {
     SEGNET_INLINE void operator()(int col, V (&pixels)[6]) const {
       for (int row = 0; row < 6; ++row) {
         const scalar_t* from = patch.first_ + row * patch.row_stride_ + col * patch.column_stride_;
+        prefetch<kLanes>(from + 8 * patch.column_stride_ + c);  // of the tile after the next
         pixels[row] =
             kInside || (patch.rows_[row] && patch.columns_[col]) ? source_value<kLanes>(patch.source_, from, c) : V{};
       }
@@ -151,7 +152,11 @@ class UnpooledPatch {
     const UnpooledPatch& patch;
     int64_t c;
     V values[4] = {};
-    Vec<mask_type<acc_t>, kLanes> codes[4] = {};
+    using Codes = Vec<mask_type<acc_t>, kLanes>;
+    Codes codes[4] = {};
+    // Kept, since GCC would make them lane by lane for every column.
+    const Codes places[4] = {code_lanes<acc_t, kLanes>(0), code_lanes<acc_t, kLanes>(1), code_lanes<acc_t, kLanes>(2),
+                             code_lanes<acc_t, kLanes>(3)};
 
     Columns(const UnpooledPatch& patch_, int64_t c_) : patch(patch_), c(c_) {}
 
@@ -160,8 +165,7 @@ class UnpooledPatch {
         load_windows((col + 1) / 2);
       }
       for (int row = 0; row < 6; ++row) {
-        const auto here = code_lanes<acc_t, kLanes>(static_cast<uint32_t>(2 * ((row + 1) % 2) + (col + 1) % 2));
-        pixels[row] = codes[(row + 1) / 2] == here ? values[(row + 1) / 2] : V{};
+        pixels[row] = codes[(row + 1) / 2] == places[2 * ((row + 1) % 2) + (col + 1) % 2] ? values[(row + 1) / 2] : V{};
       }
     }
 
@@ -169,6 +173,8 @@ class UnpooledPatch {
       for (int row = 0; row < 4; ++row) {
         const int64_t window = row * patch.source_.pooled_width + column;
         if (kInside || (patch.rows_[row] > 0 && patch.columns_[column] > 0)) {
+          // The window of the tile after the next.
+          prefetch<kLanes>(patch.first_ + (window + 4) * patch.channels_ + c);
           values[row] = source_value<kLanes>(patch.source_, patch.first_ + window * patch.channels_, c);
           codes[row] = load_codes<acc_t, kLanes>(patch.codes_ + window * patch.bytes_, c,
                                                  kInside ? 2 : static_cast<int>(patch.rows_[row]),
