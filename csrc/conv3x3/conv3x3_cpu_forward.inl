@@ -10,6 +10,7 @@ class ForwardTask {
   ForwardTask(const ForwardParams& params, int64_t max_tiles)
       : p_(params),
         s_(params.shape),
+        stream_(p_.result == Result::kMap && streams(p_.output, s_.pixels(), s_.out_channels * sizeof(scalar_t))),
         patches_(points_of(s_), rows_of(s_, max_tiles), s_.in_channels),
         taps_(new_lines<acc_t>(std::min(kWeightChannels, s_.in_channels) * kTaps * kPanel<acc_t>)),
         weights_(s_.direct() ? 0 : kPoints, std::min(kWeightChannels, s_.in_channels), kPanel<acc_t>),
@@ -24,6 +25,7 @@ class ForwardTask {
         write(tile, tile - tile_begin, k, channels);
       }
     }
+    stream_fence();
   }
 
  private:
@@ -50,47 +52,68 @@ class ForwardTask {
 
   // The 4x4 outputs of a tile, channels [k, k + channels).
   void write(int64_t tile, int64_t tile_row, int64_t k, int64_t channels) {
+    constexpr int kLanes = kLanesOf<acc_t>;
     const TilePlace place = tile_place(s_, tile);
     const int64_t n = place.n, y = place.y, x = place.x;
+    if (p_.result == Result::kMap && channels == kPanel<acc_t>) {  // whole cache lines at a time
+      Vec<acc_t, kLanes> out[kVectors][4][4];
+      for (int v = 0; v < kVectors; ++v) {
+        outputs<kLanes>(place, tile_row, k, v * kLanes, out[v]);
+      }
+      return write_map<kLanes, kVectors>(n, y, x, k, out);
+    }
     for_lanes<acc_t>(channels, [&](int64_t i, auto lanes) {
       constexpr int kLanesHere = decltype(lanes)::value;
-      using V = Vec<acc_t, kLanesHere>;
-      V out[4][4];
-      const V bias = p_.bias == nullptr ? V{} : load<kLanesHere>(static_cast<const scalar_t*>(p_.bias) + k + i);
-      const auto put = [&](int row, int col, V sum) { out[row][col] = p_.relu ? relu(sum + bias) : sum + bias; };
-      if (s_.direct()) {
-        for (int row = 0; row < std::min<int64_t>(4, s_.height - y); ++row) {
-          for (int col = 0; col < std::min<int64_t>(4, s_.width - x); ++col) {
-            put(row, col, load<kLanesHere>(products_.at(0, pixel_index(s_, place, row, col)) + i));
-          }
-        }
-      } else {
-        transform_square<6, 4, V>([](const auto& in, auto& result) { Winograd<acc_t>::transform_products(in, result); },
-                                  [&](int col, V(&column)[6]) {
-                                    for (int row = 0; row < 6; ++row) {
-                                      column[row] = load<kLanesHere>(products_.at(row * 6 + col, tile_row) + i);
-                                    }
-                                  },
-                                  put);
-      }
+      Vec<acc_t, kLanesHere> out[1][4][4];
+      outputs<kLanesHere>(place, tile_row, k, i, out[0]);
       if (p_.result == Result::kMap) {
-        write_map<kLanesHere>(n, y, x, k + i, out);
+        write_map<kLanesHere, 1>(n, y, x, k + i, out);
       } else if (p_.result == Result::kPool) {
-        write_pool<kLanesHere>(n, y / 2, x / 2, k + i, out);
+        write_pool<kLanesHere>(n, y / 2, x / 2, k + i, out[0]);
       } else {
-        write_winners<kLanesHere>(n, y / 2, x / 2, k + i, out);
+        write_winners<kLanesHere>(n, y / 2, x / 2, k + i, out[0]);
       }
     });
   }
 
+  // Vector i of a panel from channel k on.
   template <int kLanesHere>
-  void write_map(int64_t n, int64_t y, int64_t x, int64_t k, const Vec<acc_t, kLanesHere> (&out)[4][4]) {
+  SEGNET_INLINE void outputs(const TilePlace& place, int64_t tile_row, int64_t k, int64_t i,
+                             Vec<acc_t, kLanesHere> (&out)[4][4]) {
+    using V = Vec<acc_t, kLanesHere>;
+    const V bias = p_.bias == nullptr ? V{} : load<kLanesHere>(static_cast<const scalar_t*>(p_.bias) + k + i);
+    const auto put = [&](int row, int col, V sum) { out[row][col] = p_.relu ? relu(sum + bias) : sum + bias; };
+    if (s_.direct()) {
+      for (int row = 0; row < std::min<int64_t>(4, s_.height - place.y); ++row) {
+        for (int col = 0; col < std::min<int64_t>(4, s_.width - place.x); ++col) {
+          put(row, col, load<kLanesHere>(products_.at(0, pixel_index(s_, place, row, col)) + i));
+        }
+      }
+      return;
+    }
+    transform_square<6, 4, V>([](const auto& in, auto& result) { Winograd<acc_t>::transform_products(in, result); },
+                              [&](int col, V(&column)[6]) {
+                                for (int row = 0; row < 6; ++row) {
+                                  column[row] = load<kLanesHere>(products_.at(row * 6 + col, tile_row) + i);
+                                }
+                              },
+                              put);
+  }
+
+  template <int kLanesHere, int kCount>
+  SEGNET_INLINE void write_map(int64_t n, int64_t y, int64_t x, int64_t k,
+                               const Vec<acc_t, kLanesHere> (&out)[kCount][4][4]) {
     const int64_t rows = std::min<int64_t>(4, s_.height - y), cols = std::min<int64_t>(4, s_.width - x);
     auto* to = static_cast<scalar_t*>(p_.output) + ((n * s_.height + y) * s_.width + x) * s_.out_channels + k;
-    for (int row = 0; row < 4; ++row) {
-      for (int col = 0; col < 4; ++col) {
-        if (row < rows && col < cols) {
-          store<kLanesHere>(to + (row * s_.width + col) * s_.out_channels, out[row][col]);
+    for (int row = 0; row < rows; ++row) {
+      for (int col = 0; col < cols; ++col) {
+        scalar_t* pixel = to + (row * s_.width + col) * s_.out_channels;
+        for (int v = 0; v < kCount; ++v) {
+          if (stream_) {
+            stream<kLanesHere>(pixel + v * kLanesHere, out[v][row][col]);
+          } else {
+            store<kLanesHere>(pixel + v * kLanesHere, out[v][row][col]);
+          }
         }
       }
     }
@@ -143,6 +166,7 @@ class ForwardTask {
 
   const ForwardParams& p_;
   const Shape& s_;
+  const bool stream_;
   const Planes<acc_t> patches_;   // [tile, input channel]
   const LineArray<acc_t> taps_;   // [input channel, tap, output channel of a panel]
   const Planes<acc_t> weights_;   // [input channel, output channel of a panel]; unused where the convolution is direct

@@ -6,6 +6,7 @@
 
 #include "common/line_array.h"
 #include "common/pool_shape.h"
+#include "common/streaming.h"
 #include "segnet_ext/codes.h"
 #include "simd/dispatch.h"
 

@@ -314,6 +314,7 @@ void gather_taps(const Weight& weight, int64_t k, int64_t channels, int64_t begi
 template <class acc_t>
 void transform_weights(const acc_t* taps, int64_t count, const Planes<acc_t>& planes) {
   constexpr int kLanes = kLanesOf<acc_t>;
+  using T = std::conditional_t<kFused, acc_t, double>;
   for (int64_t c = 0; c < count; ++c, taps += kTaps * kPanel<acc_t>) {
     for (int64_t v = 0; v < kPanel<acc_t>; v += kLanes) {
       acc_t* values = planes.at(0, c) + v;
@@ -323,7 +324,6 @@ void transform_weights(const acc_t* taps, int64_t count, const Planes<acc_t>& pl
             for (int row = 0; row < 3; ++row) {
               column[row] =
                   __builtin_convertvector(load<kLanes>(taps + (3 * row + col) * kPanel<acc_t> + v), Vec<T, kLanes>);
-  using T = std::conditional_t<kFused, acc_t, double>;
             }
           },
           [&](int row, int col, auto value) {

@@ -68,7 +68,7 @@ void multiply_rows(int64_t chain, int64_t depth, const T* left, int64_t stride, 
 }
 
 template <class T>
-using MultiplyRows = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T*, int64_t, bool);
+using MultiplyRows = void (*)(int64_t, int64_t, const T*, int64_t, const T*, int64_t, T*, int64_t, bool);
 
 template <class T, bool kTransposed, int... kIndex>
 MultiplyRows<T> multiply_rows_of(int64_t count, std::integer_sequence<int, kIndex...>) {

@@ -124,6 +124,39 @@ SEGNET_INLINE void prefetch(const scalar_t* from) {
   }
 }
 
+// Stores past the caches, for maps larger than these: an ordinary store would first read the line that it fills. `to`
+// is aligned to what is stored, and stores fill whole lines one after the other. stream_fence() lets other threads see
+// them.
+template <int kLanes, class scalar_t>
+SEGNET_INLINE void stream(scalar_t* to, Vec<acc_type<scalar_t>, kLanes> value) {
+  constexpr int kBytes = kLanes * sizeof(scalar_t);
+  if constexpr (kBytes % 16 != 0) {
+    store<kLanes>(to, value);
+  } else {
+    Vec<float, kBytes / 4> bits;
+    store<kLanes>(reinterpret_cast<scalar_t*>(&bits), value);
+    auto* at = reinterpret_cast<float*>(to);
+#if defined(__clang__)
+    __builtin_nontemporal_store(bits, reinterpret_cast<decltype(bits)*>(at));
+#elif SEGNET_HAS_X86_LEVELS
+    if constexpr (kBytes == 16) {
+      __builtin_ia32_movntps(at, bits);
+    } else if constexpr (kBytes == 32) {
+      __builtin_ia32_movntps256(at, bits);
+    } else {
+      __builtin_ia32_movntps512(at, bits);
+    }
+#else
+    store_raw(at, bits);
+#endif
+  }
+}
+SEGNET_INLINE void stream_fence() {
+#if SEGNET_HAS_X86_LEVELS
+  __builtin_ia32_sfence();
+#endif
+}
+
 // What `value` would be after a store and a load.
 template <class scalar_t, int kLanes>
 SEGNET_INLINE Vec<acc_type<scalar_t>, kLanes> round_to(Vec<acc_type<scalar_t>, kLanes> value) {

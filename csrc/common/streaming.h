@@ -1,0 +1,19 @@
+// When to write past the caches.
+#pragma once
+
+#include <cstdint>
+
+#include "common/line_array.h"
+
+namespace segnet_ext {
+
+// A map of this size, a good part of a last-level cache, will have left the caches by the time that it is read.
+constexpr int64_t kStreamBytes = int64_t(16) << 20;
+
+// Whether to write a map of `rows` rows past the caches: whole lines only.
+inline bool streams(const void* map, int64_t rows, int64_t row_bytes) {
+  return rows * row_bytes >= kStreamBytes && row_bytes % kLineBytes == 0 &&
+         reinterpret_cast<uintptr_t>(map) % kLineBytes == 0;
+}
+
+}  // namespace segnet_ext
