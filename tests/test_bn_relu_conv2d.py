@@ -26,6 +26,7 @@ CASES = [
     (16, 8, 3, (8, 12)),
     (20, 17, 3, (9, 11)),
     (67, 65, 3, (5, 18)),
+    (16, 40, 3, (20, 21)),
     (131, 16, 3, (6, 7)),
     (32, 64, 3, (13, 2)),
     (16, 33, 3, (1, 1)),
@@ -100,6 +101,17 @@ def test_float32_is_as_exact_as_torch(device, case, unpool, layout):
     ]
     for ours, torchs, truth in zip(*results, strict=True):
         assert_no_worse_than_torch(ours, torchs, truth)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=id_of)
+def test_a_map_that_is_written_past_the_caches_is_the_same(dtype):
+    x, weight = normals(1, 16, 513, 520, dtype=dtype), normals(32, 16, 3, 3, seed=1, dtype=dtype)
+    large = ops.conv2d(x, weight)
+    assert large.nbytes > 16 << 20
+    small = ops.conv2d(x[:, :, :100], weight)  # its last tiles of 4 and of 6 rows see rows that are not there
+    assert torch.equal(large[:, :, :96], small[:, :, :96])
+    small = ops.conv2d(x[:, :, -105:], weight)  # from a row on at which tiles of both sizes begin
+    assert torch.equal(large[:, :, -93:], small[:, :, -93:])
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=id_of)

@@ -19,7 +19,7 @@ Weight transposed_weight(const at::Tensor& weight) {
 }
 
 void run_forward(at::ScalarType dtype, const ForwardParams& params) {
-  const Tasks tasks = forward_tasks(params.shape, at::get_num_threads());
+  const Tasks tasks = forward_tasks(to_dtype(dtype), params.shape, at::get_num_threads());
   at::parallel_for(0, tasks.count(), 1,
                    [&](int64_t begin, int64_t end) { forward(to_dtype(dtype), params, tasks, begin, end); });
 }

@@ -6,18 +6,21 @@ template <class scalar_t>
 class ForwardTask {
  public:
   using acc_t = acc_type<scalar_t>;
+  static constexpr int kTile = forward_tile(sizeof(scalar_t) == 2 ? DType::kHalf : DType::kFloat);
+  template <int kLanes>
+  using Outputs = Vec<acc_t, kLanes>[kTile][kTile];
 
   ForwardTask(const ForwardParams& params, int64_t max_tiles)
       : p_(params),
         s_(params.shape),
         stream_(p_.result == Result::kMap && streams(p_.output, s_.pixels(), s_.out_channels * sizeof(scalar_t))),
-        patches_(points_of(s_), rows_of(s_, max_tiles), s_.in_channels),
+        patches_(points_of(s_, kTile), rows_of(s_, max_tiles), s_.in_channels),
         taps_(new_lines<acc_t>(std::min(kWeightChannels, s_.in_channels) * kTaps * kPanel<acc_t>)),
-        weights_(s_.direct() ? 0 : kPoints, std::min(kWeightChannels, s_.in_channels), kPanel<acc_t>),
-        products_(s_.direct() ? 1 : kPoints, rows_of(s_, max_tiles), kPanel<acc_t>) {}
+        weights_(s_.direct() ? 0 : points(kTile), std::min(kWeightChannels, s_.in_channels), kPanel<acc_t>),
+        products_(s_.direct() ? 1 : points(kTile), rows_of(s_, max_tiles), kPanel<acc_t>) {}
 
   void run(int64_t tile_begin, int64_t tile_end, int64_t k_begin, int64_t k_end) {
-    transform_patches<scalar_t>(s_, p_.source, tile_begin, tile_end, patches_);
+    transform_patches<kTile, scalar_t>(s_, p_.source, tile_begin, tile_end, patches_);
     for (int64_t k = k_begin; k < k_end; k += kPanel<acc_t>) {
       const int64_t channels = std::min<int64_t>(kPanel<acc_t>, k_end - k);
       multiply_panel(tile_end - tile_begin, k, channels);
@@ -41,8 +44,8 @@ class ForwardTask {
         }
         continue;
       }
-      transform_weights(taps_.get(), channels, weights_);
-      for (int point = 0; point < kPoints; ++point) {
+      transform_weights<kTile>(taps_.get(), channels, weights_);
+      for (int point = 0; point < points(kTile); ++point) {
         multiply<acc_t, false>(tiles, kChain<scalar_t>, channels, patches_.at(point) + c, patches_.row_stride,
                                weights_.at(point), weights_.row_stride, products_.at(point), products_.row_stride,
                                c > 0);
@@ -50,13 +53,13 @@ class ForwardTask {
     }
   }
 
-  // The 4x4 outputs of a tile, channels [k, k + channels).
+  // The outputs of a tile, channels [k, k + channels).
   void write(int64_t tile, int64_t tile_row, int64_t k, int64_t channels) {
     constexpr int kLanes = kLanesOf<acc_t>;
-    const TilePlace place = tile_place(s_, tile);
+    const TilePlace place = tile_place<kTile>(s_, tile);
     const int64_t n = place.n, y = place.y, x = place.x;
     if (p_.result == Result::kMap && channels == kPanel<acc_t>) {  // whole cache lines at a time
-      Vec<acc_t, kLanes> out[kVectors][4][4];
+      Outputs<kLanes> out[kVectors];
       for (int v = 0; v < kVectors; ++v) {
         outputs<kLanes>(place, tile_row, k, v * kLanes, out[v]);
       }
@@ -64,7 +67,7 @@ class ForwardTask {
     }
     for_lanes<acc_t>(channels, [&](int64_t i, auto lanes) {
       constexpr int kLanesHere = decltype(lanes)::value;
-      Vec<acc_t, kLanesHere> out[1][4][4];
+      Outputs<kLanesHere> out[1];
       outputs<kLanesHere>(place, tile_row, k, i, out[0]);
       if (p_.result == Result::kMap) {
         write_map<kLanesHere, 1>(n, y, x, k + i, out);
@@ -78,32 +81,31 @@ class ForwardTask {
 
   // Vector i of a panel from channel k on.
   template <int kLanesHere>
-  SEGNET_INLINE void outputs(const TilePlace& place, int64_t tile_row, int64_t k, int64_t i,
-                             Vec<acc_t, kLanesHere> (&out)[4][4]) {
+  SEGNET_INLINE void outputs(const TilePlace& place, int64_t tile_row, int64_t k, int64_t i, Outputs<kLanesHere>& out) {
     using V = Vec<acc_t, kLanesHere>;
     const V bias = p_.bias == nullptr ? V{} : load<kLanesHere>(static_cast<const scalar_t*>(p_.bias) + k + i);
     const auto put = [&](int row, int col, V sum) { out[row][col] = p_.relu ? relu(sum + bias) : sum + bias; };
     if (s_.direct()) {
-      for (int row = 0; row < std::min<int64_t>(4, s_.height - place.y); ++row) {
-        for (int col = 0; col < std::min<int64_t>(4, s_.width - place.x); ++col) {
+      for (int row = 0; row < std::min<int64_t>(kTile, s_.height - place.y); ++row) {
+        for (int col = 0; col < std::min<int64_t>(kTile, s_.width - place.x); ++col) {
           put(row, col, load<kLanesHere>(products_.at(0, pixel_index(s_, place, row, col)) + i));
         }
       }
       return;
     }
-    transform_square<6, 4, V>([](const auto& in, auto& result) { Winograd<acc_t>::transform_products(in, result); },
-                              [&](int col, V(&column)[6]) {
-                                for (int row = 0; row < 6; ++row) {
-                                  column[row] = load<kLanesHere>(products_.at(row * 6 + col, tile_row) + i);
-                                }
-                              },
-                              put);
+    transform_square<patch_side(kTile), kTile, V>(
+        [](const auto& in, auto& result) { Winograd<acc_t, kTile>::transform_products(in, result); },
+        [&](int col, auto& column) {
+          for (int row = 0; row < patch_side(kTile); ++row) {
+            column[row] = load<kLanesHere>(products_.at(row * patch_side(kTile) + col, tile_row) + i);
+          }
+        },
+        put);
   }
 
   template <int kLanesHere, int kCount>
-  SEGNET_INLINE void write_map(int64_t n, int64_t y, int64_t x, int64_t k,
-                               const Vec<acc_t, kLanesHere> (&out)[kCount][4][4]) {
-    const int64_t rows = std::min<int64_t>(4, s_.height - y), cols = std::min<int64_t>(4, s_.width - x);
+  SEGNET_INLINE void write_map(int64_t n, int64_t y, int64_t x, int64_t k, const Outputs<kLanesHere> (&out)[kCount]) {
+    const int64_t rows = std::min<int64_t>(kTile, s_.height - y), cols = std::min<int64_t>(kTile, s_.width - x);
     auto* to = static_cast<scalar_t*>(p_.output) + ((n * s_.height + y) * s_.width + x) * s_.out_channels + k;
     for (int row = 0; row < rows; ++row) {
       for (int col = 0; col < cols; ++col) {
@@ -122,15 +124,15 @@ class ForwardTask {
   // Calls body(row, column, window index) for the windows of a tile, of which the first is [i, j] of the pooled map.
   template <class Body>
   SEGNET_INLINE void for_each_window(int64_t n, int64_t i, int64_t j, const Body& body) {
-    for (int row = 0; row < 2 && i + row < p_.pooled_height; ++row) {
-      for (int col = 0; col < 2 && j + col < p_.pooled_width; ++col) {
+    for (int row = 0; row < kTile / 2 && i + row < p_.pooled_height; ++row) {
+      for (int col = 0; col < kTile / 2 && j + col < p_.pooled_width; ++col) {
         body(row, col, (n * p_.pooled_height + i + row) * p_.pooled_width + j + col);
       }
     }
   }
 
   template <int kLanesHere>
-  void write_pool(int64_t n, int64_t i, int64_t j, int64_t k, const Vec<acc_t, kLanesHere> (&out)[4][4]) {
+  void write_pool(int64_t n, int64_t i, int64_t j, int64_t k, const Outputs<kLanesHere>& out) {
     for_each_window(n, i, j, [&](int row, int col, int64_t window) {
       const int64_t rows = window_extent(i + row, s_.height), cols = window_extent(j + col, s_.width);
       auto best = round_to<scalar_t, kLanesHere>(out[2 * row][2 * col]);
@@ -149,7 +151,7 @@ class ForwardTask {
   }
 
   template <int kLanesHere>
-  void write_winners(int64_t n, int64_t i, int64_t j, int64_t k, const Vec<acc_t, kLanesHere> (&out)[4][4]) {
+  void write_winners(int64_t n, int64_t i, int64_t j, int64_t k, const Outputs<kLanesHere>& out) {
     for_each_window(n, i, j, [&](int row, int col, int64_t window) {
       const auto code = load_codes<acc_t, kLanesHere>(p_.codes + window * codes_bytes(s_.out_channels), k,
                                                       static_cast<int>(window_extent(i + row, s_.height)),
@@ -176,13 +178,14 @@ class ForwardTask {
 struct Forward {
   template <class scalar_t>
   static void run(const ForwardParams& p, const Tasks& tasks, int64_t begin, int64_t end) {
-    const int64_t tiles = ceil_div(p.shape.tiles(), tasks.tile_blocks);
+    const int64_t tiles = ceil_div(p.shape.tiles(ForwardTask<scalar_t>::kTile), tasks.tile_blocks);
     const int64_t channels =
         ceil_div(ceil_div(p.shape.out_channels, kMinChannels), tasks.channel_blocks) * kMinChannels;
     ForwardTask<scalar_t> task(p, tiles);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t tile = i / tasks.channel_blocks * tiles, k = i % tasks.channel_blocks * channels;
-      task.run(tile, std::min(tile + tiles, p.shape.tiles()), k, std::min(k + channels, p.shape.out_channels));
+      task.run(tile, std::min(tile + tiles, p.shape.tiles(ForwardTask<scalar_t>::kTile)), k,
+               std::min(k + channels, p.shape.out_channels));
     }
   }
 };

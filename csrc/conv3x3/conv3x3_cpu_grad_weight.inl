@@ -17,7 +17,7 @@ void transform_output_grads(const Shape& s, const scalar_t* grad_output, int64_t
     return;
   }
   for (int64_t tile = begin; tile < end; ++tile) {
-    const TilePlace place = tile_place(s, tile);
+    const TilePlace place = tile_place<kGradTile>(s, tile);
     const int64_t rows = s.height - place.y, cols = s.width - place.x;  // of the map, from the tile on
     const scalar_t* from = grad_output + ((place.n * s.height + place.y) * s.width + place.x) * s.out_channels + k;
     acc_t* values = planes.at(0, tile - begin);
@@ -25,7 +25,7 @@ void transform_output_grads(const Shape& s, const scalar_t* grad_output, int64_t
       constexpr int kLanesHere = decltype(lanes)::value;
       using V = Vec<acc_t, kLanesHere>;
       transform_square<4, 6, V>(
-          [](const auto& in, auto& out) { Winograd<acc_t>::transform_grads(in, out); },
+          [](const auto& in, auto& out) { Winograd<acc_t, kGradTile>::transform_grads(in, out); },
           [&](int col, V(&column)[4]) {
             for (int row = 0; row < 4; ++row) {
               const scalar_t* pixel = from + (row * s.width + col) * s.out_channels + i;
@@ -83,17 +83,18 @@ void write_taps(const GradWeightParams& p, int64_t block, int64_t begin, int64_t
         }
         return store_taps<scalar_t, acc_t, kLanesHere>(taps, to + c * kTaps);
       }
-      transform_square<6, 3, V>([](const auto& in, auto& out) { Winograd<acc_t>::transform_tap_grads(in, out); },
-                                [&](int col, V(&column)[6]) {
-                                  for (int row = 0; row < 6; ++row) {
-                                    const acc_t* from = sums + ((row * 6 + col) * kGradBlock + k) * row_stride + c;
-                                    column[row] = load<kLanesHere>(from);
-                                    for (int64_t part = 1; part < p.parts; ++part) {
-                                      column[row] += load<kLanesHere>(from + part * part_stride);
-                                    }
-                                  }
-                                },
-                                [&](int row, int col, V value) { taps[3 * row + col] = value; });
+      transform_square<6, 3, V>(
+          [](const auto& in, auto& out) { Winograd<acc_t, kGradTile>::transform_tap_grads(in, out); },
+          [&](int col, V(&column)[6]) {
+            for (int row = 0; row < 6; ++row) {
+              const acc_t* from = sums + ((row * 6 + col) * kGradBlock + k) * row_stride + c;
+              column[row] = load<kLanesHere>(from);
+              for (int64_t part = 1; part < p.parts; ++part) {
+                column[row] += load<kLanesHere>(from + part * part_stride);
+              }
+            }
+          },
+          [&](int row, int col, V value) { taps[3 * row + col] = value; });
       store_taps<scalar_t, acc_t, kLanesHere>(taps, to + c * kTaps);
     });
   }
@@ -104,13 +105,14 @@ struct GradWeightSums {
   static void run(const GradWeightParams& p, int64_t begin, int64_t end) {
     using acc_t = acc_type<scalar_t>;
     const Shape& s = p.shape;
-    const int64_t blocks = grad_weight_blocks(s), part_tiles = ceil_div(s.tiles(), p.parts);
+    const int64_t blocks = grad_weight_blocks(s), part_tiles = ceil_div(s.tiles(kGradTile), p.parts);
     const int64_t max_tiles = std::min(kGradTiles, part_tiles), sums_size = grad_weight_sums_size(s);
     // The last panel's columns past the last channel are multiplied too, and dropped.
     const int64_t columns = ceil_div(s.in_channels, kPanel<acc_t>) * kPanel<acc_t>;
     const int64_t rows = rows_of(s, max_tiles);
-    const Planes<acc_t> patches(points_of(s), rows, columns), grads(s.direct() ? 1 : kPoints, rows, kGradBlock);
-    for (int64_t row = 0; columns > s.in_channels && row < points_of(s) * rows; ++row) {
+    const Planes<acc_t> patches(points_of(s, kGradTile), rows, columns),
+        grads(s.direct() ? 1 : points(kGradTile), rows, kGradBlock);
+    for (int64_t row = 0; columns > s.in_channels && row < points_of(s, kGradTile) * rows; ++row) {
       acc_t* values = patches.at(row / rows, row % rows);
       std::fill(values + s.in_channels, values + columns, acc_t(0));
     }
@@ -118,10 +120,10 @@ struct GradWeightSums {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t part = task / blocks, block = task % blocks;
       acc_t* sums = own_sums ? own_sums.get() : static_cast<acc_t*>(p.sums) + task * sums_size;
-      const int64_t tile_begin = part * part_tiles, tile_end = std::min(tile_begin + part_tiles, s.tiles());
+      const int64_t tile_begin = part * part_tiles, tile_end = std::min(tile_begin + part_tiles, s.tiles(kGradTile));
       for (int64_t tile = tile_begin; tile < tile_end; tile += kGradTiles) {
         const int64_t tiles = std::min(kGradTiles, tile_end - tile);
-        transform_patches<scalar_t>(s, p.source, tile, tile + tiles, patches);
+        transform_patches<kGradTile, scalar_t>(s, p.source, tile, tile + tiles, patches);
         add_tiles<scalar_t>(p, block, tile, tiles, patches, grads, sums, tile > tile_begin);
       }
       if (own_sums) {
@@ -142,7 +144,7 @@ struct GradWeightSums {
     const int64_t rows = rows_of(s, tiles);
     transform_output_grads(s, static_cast<const scalar_t*>(p.grad_output), tile, tile + tiles, block * kGradBlock,
                            channels, grads);
-    for (int point = 0; point < points_of(s); ++point, sums += kGradBlock * row_stride) {
+    for (int point = 0; point < points_of(s, kGradTile); ++point, sums += kGradBlock * row_stride) {
       for (int64_t c = 0; c < s.in_channels; c += kPanel<acc_t>) {
         multiply<acc_t, true>(channels, kChain<scalar_t>, rows, grads.at(s.direct() ? 0 : point), grads.row_stride,
                               patches.at(point) + c, patches.row_stride, sums + c, row_stride, accumulate);

@@ -18,7 +18,7 @@ int64_t ceil_div(int64_t a, int64_t b) {
 }
 
 // How much is worked on at a time.
-constexpr int64_t kTaskTiles = 96;        // transformed weights serve so many tiles
+constexpr int64_t kTaskTiles = 48;        // of 6x6, whose transformed weights serve so many; of 4x4, twice as many
 constexpr int64_t kGradTiles = 32;        // tiles of a gradient of the weights: kGradBlock rows of them stay in L1
 constexpr int64_t kWeightChannels = 128;  // input channels of weights that are transformed at a time: they stay in L2
 
@@ -35,9 +35,10 @@ constexpr int64_t kMinChannels = 32;  // output channels of a task where tiles a
 
 namespace segnet_ext::conv3x3 {
 
-Tasks forward_tasks(const Shape& shape, int64_t threads) {
+Tasks forward_tasks(DType dtype, const Shape& shape, int64_t threads) {
   const int64_t wanted = threads == 1 ? 1 : 4 * threads;
-  Tasks tasks{ceil_div(shape.tiles(), kTaskTiles), 1};
+  const int64_t side = forward_tile(dtype);
+  Tasks tasks{ceil_div(shape.tiles(side), (side == 6 ? kTaskTiles : 2 * kTaskTiles)), 1};
   while (tasks.count() < wanted && 2 * tasks.channel_blocks <= ceil_div(shape.out_channels, kMinChannels)) {
     tasks.channel_blocks *= 2;
   }
@@ -49,7 +50,7 @@ void forward(DType dtype, const ForwardParams& params, const Tasks& tasks, int64
 }
 
 int64_t grad_weight_parts(const Shape& shape) {
-  const int64_t wanted = 16 / grad_weight_blocks(shape), worth = shape.tiles() / (4 * kTaskTiles);
+  const int64_t wanted = 16 / grad_weight_blocks(shape), worth = shape.tiles(kGradTile) / (8 * kTaskTiles);
   return std::max<int64_t>(1, std::min(wanted, worth));
 }
 

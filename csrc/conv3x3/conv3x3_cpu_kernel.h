@@ -1,12 +1,13 @@
 // 3x3 convolution of stride 1 that keeps the size, over channels_last maps: plain pointers, no torch.
 //
 // Winograd's F(4x4, 3x3): a tile of 4x4 outputs costs 36 multiplications a pair of channels where the sum over taps
-// costs 144. What is convolved is read through a Source, so that a BatchNorm, a ReLU or an unpooling in front of it
+// costs 144. The half types, whose own rounding hides the larger error, are convolved by F(6x6, 3x3): 64 for 324. What
+// is convolved is read through a Source, so that a BatchNorm, a ReLU or an unpooling in front of it
 // needs no map of its own; what comes out can be pooled, or picked at winners, before it is written. Maps of a few
 // pixels are convolved by the sum over taps.
 //
-// A NaN or an infinity reaches every output of the 4x4 tiles whose 6x6 patch holds it, where the sum over taps would
-// spread it by one pixel. float32 and the half types; sums run in float32.
+// A NaN or an infinity reaches every output of the tiles whose patch, a tile and a pixel around it, holds it, where the
+// sum over taps would spread it by one pixel. float32 and the half types; sums run in float32.
 #pragma once
 
 #include <cstdint>
@@ -41,9 +42,10 @@ constexpr int64_t kDirectPixels = 24;
 struct Shape {
   int64_t batch, in_channels, out_channels, height, width;
 
-  int64_t tiles_down() const { return (height + 3) / 4; }
-  int64_t tiles_across() const { return (width + 3) / 4; }
-  int64_t tiles() const { return batch * tiles_down() * tiles_across(); }
+  // Of `side` outputs each way.
+  int64_t tiles_down(int64_t side) const { return (height + side - 1) / side; }
+  int64_t tiles_across(int64_t side) const { return (width + side - 1) / side; }
+  int64_t tiles(int64_t side) const { return batch * tiles_down(side) * tiles_across(side); }
   int64_t pixels() const { return batch * height * width; }
   // By the sum over taps?
   bool direct() const { return pixels() <= kDirectPixels; }
@@ -66,13 +68,20 @@ struct ForwardParams {
   int64_t pooled_height, pooled_width;  // of kPool and kWinners
 };
 
+// Outputs of a tile each way: of the map, or of its input's gradient, and of what the gradient of the weights sums
+// over.
+constexpr int forward_tile(DType dtype) {
+  return dtype == DType::kBFloat16 || dtype == DType::kHalf ? 6 : 4;
+}
+constexpr int kGradTile = 4;
+
 // The work is cut into tasks by tiles and by output channels. Every output is the same sum however it is cut.
 struct Tasks {
   int64_t tile_blocks, channel_blocks;
 
   int64_t count() const { return tile_blocks * channel_blocks; }
 };
-Tasks forward_tasks(const Shape& shape, int64_t threads);
+Tasks forward_tasks(DType dtype, const Shape& shape, int64_t threads);
 void forward(DType dtype, const ForwardParams& params, const Tasks& tasks, int64_t begin, int64_t end);
 
 // The tiles are summed over in parts, whose number depends on the shape alone: so does the order of every sum. Where

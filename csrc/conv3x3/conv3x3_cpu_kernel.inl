@@ -5,23 +5,31 @@
 
 namespace conv3x3 {
 
+using segnet_ext::conv3x3::forward_tile;
 using segnet_ext::conv3x3::ForwardParams;
 using segnet_ext::conv3x3::grad_weight_blocks;
 using segnet_ext::conv3x3::grad_weight_row;
 using segnet_ext::conv3x3::grad_weight_sums_size;
 using segnet_ext::conv3x3::GradWeightParams;
 using segnet_ext::conv3x3::kGradBlock;
+using segnet_ext::conv3x3::kGradTile;
 using segnet_ext::conv3x3::Result;
 using segnet_ext::conv3x3::Shape;
 using segnet_ext::conv3x3::Source;
 using segnet_ext::conv3x3::Tasks;
 using segnet_ext::conv3x3::Weight;
 
-constexpr int kPoints = 36;
 constexpr int kTaps = 9;
 
-inline int points_of(const Shape& s) {
-  return s.direct() ? kTaps : kPoints;
+// The sides of a tile's patch, and the points in all.
+constexpr int patch_side(int tile) {
+  return tile + 2;
+}
+constexpr int points(int tile) {
+  return patch_side(tile) * patch_side(tile);
+}
+inline int points_of(const Shape& s, int tile) {
+  return s.direct() ? kTaps : points(tile);
 }
 // Rows of a matrix of `tiles` tiles.
 inline int64_t rows_of(const Shape& s, int64_t tiles) {
@@ -53,9 +61,10 @@ SEGNET_INLINE Vec<acc_type<scalar_t>, kLanesHere> source_value(const Source& sou
 struct TilePlace {
   int64_t n, y, x;
 };
-inline TilePlace tile_place(const Shape& s, int64_t tile) {
-  return {tile / (s.tiles_down() * s.tiles_across()), tile / s.tiles_across() % s.tiles_down() * 4,
-          tile % s.tiles_across() * 4};
+template <int kTile>
+TilePlace tile_place(const Shape& s, int64_t tile) {
+  const int64_t down = s.tiles_down(kTile), across = s.tiles_across(kTile);
+  return {tile / (down * across), tile / across % down * kTile, tile % across * kTile};
 }
 
 inline int64_t pixel_index(const Shape& s, const TilePlace& place, int64_t y, int64_t x) {
@@ -76,24 +85,26 @@ struct Planes {
   T* at(int64_t point, int64_t row = 0) const { return data.get() + point * stride + row * row_stride; }
 };
 
-// A tile's 6x6 patch of a map. kInside: all of it lies inside the map.
-template <class scalar_t, bool kInside>
+// A tile's patch of a map. kInside: all of it lies inside the map.
+template <class scalar_t, int kTile, bool kInside>
 class DensePatch {
  public:
+  static constexpr int kSide = patch_side(kTile);
+
   DensePatch(const Shape& s, const Source& source, const TilePlace& place)
       : source_(source),
         first_(static_cast<const scalar_t*>(source.map) +
                ((place.n * s.height + place.y - 1) * s.width + place.x - 1) * s.in_channels),
         column_stride_(s.in_channels),
         row_stride_(s.width * s.in_channels) {
-    for (int i = 0; i < 6; ++i) {
+    for (int i = 0; i < kSide; ++i) {
       rows_[i] = place.y - 1 + i >= 0 && place.y - 1 + i < s.height;
       columns_[i] = place.x - 1 + i >= 0 && place.x - 1 + i < s.width;
     }
   }
 
   static bool inside(const Shape& s, const Source&, const TilePlace& place) {
-    return place.y > 0 && place.y + 5 <= s.height && place.x > 0 && place.x + 5 <= s.width;
+    return place.y > 0 && place.y + kTile + 1 <= s.height && place.x > 0 && place.x + kTile + 1 <= s.width;
   }
 
   // Channels c to c + kLanes - 1 of columns 0, 1, ... in turn.
@@ -105,10 +116,10 @@ class DensePatch {
 
     Columns(const DensePatch& patch_, int64_t c_) : patch(patch_), c(c_) {}
 
-    SEGNET_INLINE void operator()(int col, V (&pixels)[6]) const {
-      for (int row = 0; row < 6; ++row) {
+    SEGNET_INLINE void operator()(int col, V (&pixels)[kSide]) const {
+      for (int row = 0; row < kSide; ++row) {
         const scalar_t* from = patch.first_ + row * patch.row_stride_ + col * patch.column_stride_;
-        prefetch<kLanes>(from + 8 * patch.column_stride_ + c);  // of the tile after the next
+        prefetch<kLanes>(from + 2 * kTile * patch.column_stride_ + c);  // of the tile after the next
         pixels[row] =
             kInside || (patch.rows_[row] && patch.columns_[col]) ? source_value<kLanes>(patch.source_, from, c) : V{};
       }
@@ -119,17 +130,20 @@ class DensePatch {
   const Source& source_;
   const scalar_t* first_;
   int64_t column_stride_, row_stride_;
-  bool rows_[6], columns_[6];
+  bool rows_[kSide], columns_[kSide];
 };
 
-// The same of the map that unpooling makes. The patch meets 4x4 windows, of which the first ones give it their last row
+// The same of the map that unpooling makes. Of the windows that the patch meets, the first ones give it their last row
 // and column.
-template <class scalar_t, bool kInside>
+template <class scalar_t, int kTile, bool kInside>
 class UnpooledPatch {
  public:
+  static constexpr int kSide = patch_side(kTile);
+  static constexpr int kWindows = kTile / 2 + 2;
+
   UnpooledPatch(const Shape& s, const Source& source, const TilePlace& place) : source_(source) {
     const int64_t i = place.y / 2 - 1, j = place.x / 2 - 1;
-    for (int k = 0; k < 4; ++k) {
+    for (int k = 0; k < kWindows; ++k) {
       rows_[k] = i + k >= 0 && i + k < source.pooled_height ? window_extent(i + k, s.height) : 0;
       columns_[k] = j + k >= 0 && j + k < source.pooled_width ? window_extent(j + k, s.width) : 0;
     }
@@ -141,8 +155,9 @@ class UnpooledPatch {
   }
 
   static bool inside(const Shape& s, const Source& source, const TilePlace& place) {
-    return place.y > 0 && place.y + 6 <= s.height && place.y / 2 + 3 <= source.pooled_height && place.x > 0 &&
-           place.x + 6 <= s.width && place.x / 2 + 3 <= source.pooled_width;
+    constexpr int kAfter = kWindows - 1;  // from the tile's first window on
+    return place.y > 0 && place.y + 2 * kAfter <= s.height && place.y / 2 + kAfter <= source.pooled_height &&
+           place.x > 0 && place.x + 2 * kAfter <= s.width && place.x / 2 + kAfter <= source.pooled_width;
   }
 
   template <int kLanes>
@@ -151,30 +166,30 @@ class UnpooledPatch {
     using V = Vec<acc_t, kLanes>;
     const UnpooledPatch& patch;
     int64_t c;
-    V values[4] = {};
+    V values[kWindows] = {};
     using Codes = Vec<mask_type<acc_t>, kLanes>;
-    Codes codes[4] = {};
+    Codes codes[kWindows] = {};
     // Kept, since GCC would make them lane by lane for every column.
     const Codes places[4] = {code_lanes<acc_t, kLanes>(0), code_lanes<acc_t, kLanes>(1), code_lanes<acc_t, kLanes>(2),
                              code_lanes<acc_t, kLanes>(3)};
 
     Columns(const UnpooledPatch& patch_, int64_t c_) : patch(patch_), c(c_) {}
 
-    SEGNET_INLINE void operator()(int col, V (&pixels)[6]) {
+    SEGNET_INLINE void operator()(int col, V (&pixels)[kSide]) {
       if (col == 0 || col % 2 == 1) {
         load_windows((col + 1) / 2);
       }
-      for (int row = 0; row < 6; ++row) {
+      for (int row = 0; row < kSide; ++row) {
         pixels[row] = codes[(row + 1) / 2] == places[2 * ((row + 1) % 2) + (col + 1) % 2] ? values[(row + 1) / 2] : V{};
       }
     }
 
     SEGNET_INLINE void load_windows(int column) {
-      for (int row = 0; row < 4; ++row) {
+      for (int row = 0; row < kWindows; ++row) {
         const int64_t window = row * patch.source_.pooled_width + column;
         if (kInside || (patch.rows_[row] > 0 && patch.columns_[column] > 0)) {
           // The window of the tile after the next.
-          prefetch<kLanes>(patch.first_ + (window + 4) * patch.channels_ + c);
+          prefetch<kLanes>(patch.first_ + (window + kTile) * patch.channels_ + c);
           values[row] = source_value<kLanes>(patch.source_, patch.first_ + window * patch.channels_, c);
           codes[row] = load_codes<acc_t, kLanes>(patch.codes_ + window * patch.bytes_, c,
                                                  kInside ? 2 : static_cast<int>(patch.rows_[row]),
@@ -192,33 +207,35 @@ class UnpooledPatch {
   const scalar_t* first_;
   const uint8_t* codes_;
   int64_t channels_, bytes_;
-  int64_t rows_[4], columns_[4];  // that a window has inside the map, 0 where there is no window
+  int64_t rows_[kWindows], columns_[kWindows];  // that a window has inside the map, 0 where there is no window
 };
 
-template <class Patch, class acc_t>
+template <int kTile, class Patch, class acc_t>
 void transform_patch(const Patch& patch, int64_t channels, acc_t* values, int64_t stride) {
   for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
     constexpr int kLanesHere = decltype(lanes)::value;
     typename Patch::template Columns<kLanesHere> columns(patch, c);
-    transform_square<6, 6, Vec<acc_t, kLanesHere>>(
-        [](const auto& in, auto& out) { Winograd<acc_t>::transform_data(in, out); }, columns,
-        [&](int row, int col, auto value) { store<kLanesHere>(values + (row * 6 + col) * stride + c, value); });
+    constexpr int kSide = patch_side(kTile);
+    transform_square<kSide, kSide, Vec<acc_t, kLanesHere>>(
+        [](const auto& in, auto& out) { Winograd<acc_t, kTile>::transform_data(in, out); }, columns,
+        [&](int row, int col, auto value) { store<kLanesHere>(values + (row * kSide + col) * stride + c, value); });
   });
 }
 
 // Where the convolution is direct, the taps are the points, and pixels the tiles.
-template <class Patch, class acc_t>
+template <int kTile, class Patch, class acc_t>
 void gather_patch(const Patch& patch, const Shape& s, const TilePlace& place, const Planes<acc_t>& planes) {
   for_lanes<acc_t>(s.in_channels, [&](int64_t c, auto lanes) {
     constexpr int kLanesHere = decltype(lanes)::value;
     typename Patch::template Columns<kLanesHere> columns(patch, c);
-    Vec<acc_t, kLanesHere> pixels[6][6];  // [column, row]
+    constexpr int kSide = patch_side(kTile);
+    Vec<acc_t, kLanesHere> pixels[kSide][kSide];  // [column, row]
 #pragma GCC unroll 1
-    for (int col = 0; col < 6; ++col) {
+    for (int col = 0; col < kSide; ++col) {
       columns(col, pixels[col]);
     }
-    for (int y = 0; y < std::min<int64_t>(4, s.height - place.y); ++y) {
-      for (int x = 0; x < std::min<int64_t>(4, s.width - place.x); ++x) {
+    for (int y = 0; y < std::min<int64_t>(kTile, s.height - place.y); ++y) {
+      for (int x = 0; x < std::min<int64_t>(kTile, s.width - place.x); ++x) {
 #pragma GCC unroll 1
         for (int tap = 0; tap < kTaps; ++tap) {
           store<kLanesHere>(planes.at(tap, pixel_index(s, place, y, x)) + c, pixels[x + tap % 3][y + tap / 3]);
@@ -229,28 +246,28 @@ void gather_patch(const Patch& patch, const Shape& s, const TilePlace& place, co
 }
 
 // The patches of tiles [begin, end) at the points: a row a tile.
-template <class scalar_t, template <class, bool> class Patch>
+template <int kTile, class scalar_t, template <class, int, bool> class Patch>
 void transform_patches_of(const Shape& s, const Source& source, int64_t begin, int64_t end,
                           const Planes<acc_type<scalar_t>>& planes) {
   for (int64_t tile = begin; tile < end; ++tile) {
-    const TilePlace place = tile_place(s, tile);
+    const TilePlace place = tile_place<kTile>(s, tile);
     auto* values = planes.at(0, tile - begin);
     if (s.direct()) {
-      gather_patch(Patch<scalar_t, false>(s, source, place), s, place, planes);
-    } else if (Patch<scalar_t, true>::inside(s, source, place)) {
-      transform_patch(Patch<scalar_t, true>(s, source, place), s.in_channels, values, planes.stride);
+      gather_patch<kTile>(Patch<scalar_t, kTile, false>(s, source, place), s, place, planes);
+    } else if (Patch<scalar_t, kTile, true>::inside(s, source, place)) {
+      transform_patch<kTile>(Patch<scalar_t, kTile, true>(s, source, place), s.in_channels, values, planes.stride);
     } else {
-      transform_patch(Patch<scalar_t, false>(s, source, place), s.in_channels, values, planes.stride);
+      transform_patch<kTile>(Patch<scalar_t, kTile, false>(s, source, place), s.in_channels, values, planes.stride);
     }
   }
 }
-template <class scalar_t>
+template <int kTile, class scalar_t>
 void transform_patches(const Shape& s, const Source& source, int64_t begin, int64_t end,
                        const Planes<acc_type<scalar_t>>& planes) {
   if (source.codes == nullptr) {
-    transform_patches_of<scalar_t, DensePatch>(s, source, begin, end, planes);
+    transform_patches_of<kTile, scalar_t, DensePatch>(s, source, begin, end, planes);
   } else {
-    transform_patches_of<scalar_t, UnpooledPatch>(s, source, begin, end, planes);
+    transform_patches_of<kTile, scalar_t, UnpooledPatch>(s, source, begin, end, planes);
   }
 }
 
@@ -311,15 +328,15 @@ void gather_taps(const Weight& weight, int64_t k, int64_t channels, int64_t begi
 // Taps [c, tap, panel] of `count` input channels at the points: a row an input channel. Their rounding errors are the
 // same for every pixel, so that they add up in the gradients of a BatchNorm: where products are rounded too, the
 // transform is in double.
-template <class acc_t>
+template <int kTile, class acc_t>
 void transform_weights(const acc_t* taps, int64_t count, const Planes<acc_t>& planes) {
   constexpr int kLanes = kLanesOf<acc_t>;
   using T = std::conditional_t<kFused, acc_t, double>;
   for (int64_t c = 0; c < count; ++c, taps += kTaps * kPanel<acc_t>) {
     for (int64_t v = 0; v < kPanel<acc_t>; v += kLanes) {
       acc_t* values = planes.at(0, c) + v;
-      transform_square<3, 6, Vec<T, kLanes>>(
-          [](const auto& in, auto& out) { Winograd<T>::transform_taps(in, out); },
+      transform_square<3, patch_side(kTile), Vec<T, kLanes>>(
+          [](const auto& in, auto& out) { Winograd<T, kTile>::transform_taps(in, out); },
           [&](int col, auto& column) {
             for (int row = 0; row < 3; ++row) {
               column[row] =
@@ -327,7 +344,8 @@ void transform_weights(const acc_t* taps, int64_t count, const Planes<acc_t>& pl
             }
           },
           [&](int row, int col, auto value) {
-            store<kLanes>(values + (row * 6 + col) * planes.stride, __builtin_convertvector(value, Vec<acc_t, kLanes>));
+            store<kLanes>(values + (row * patch_side(kTile) + col) * planes.stride,
+                          __builtin_convertvector(value, Vec<acc_t, kLanes>));
           });
     }
   }

@@ -1,13 +1,17 @@
-// Winograd's transforms for F(4x4, 3x3) over vectors of channels, by interpolation at 0, 11/16, -11/16, 3/2, -3/2 and
-// infinity. On random data that is about the most accurate choice of two pairs: the usual 1 and 2 have several times
-// the error. As each pair is symmetric its even and odd parts are computed once, and all coefficients but those of the
-// taps are exact in float.
+// Winograd's transforms over vectors of channels, by interpolation at 0, pairs of points and infinity. As each pair is
+// symmetric its even and odd parts are computed once, and all coefficients but those of the taps are exact in float.
 
 namespace conv3x3 {
 
-// The transforms of vectors of T. Each is one-dimensional; transform_square applies it along both axes.
+// The transforms of vectors of T for tiles of kTile x kTile outputs. Each is one-dimensional; transform_square applies
+// it along both axes.
+template <class T, int kTile>
+struct Winograd;
+
+// F(4x4, 3x3), at 11/16, -11/16, 3/2 and -3/2: on random data about the most accurate choice of two pairs. The usual 1
+// and 2 have several times the error.
 template <class T>
-struct Winograd {
+struct Winograd<T, 4> {
   static constexpr T kA = T(0.6875), kB = T(1.5);
   static constexpr T kA2 = kA * kA, kB2 = kB * kB;
   static constexpr T kA3 = kA2 * kA, kB3 = kB2 * kB;
@@ -72,6 +76,62 @@ struct Winograd {
     g[0] = u[0] * (1 / kNorm0) + (sum_a + sum_b);
     g[1] = difference_a + difference_b;
     g[2] = kA2 * sum_a + (kB2 * sum_b + u[5]);
+  }
+};
+
+// F(6x6, 3x3), at 1/2, -1/2, 1, -1, 2 and -2, with five times the error of F(4x4, 3x3). Forward only.
+template <class T>
+struct Winograd<T, 6> {
+  // The squares of the points 1/2, 1 and 2, and of these the sums of products of one and of two; of all three it is 1.
+  static constexpr T kA2 = T(0.25), kB2 = T(1), kC2 = T(4), kSum = T(5.25);
+  // The product over the other finite points q of (p - q), at +-1/2, +-1 and +-2; at 0 it is -1.
+  static constexpr T kNormA = 2 * kA2 * (kA2 - kB2) * (kA2 - kC2), kNormB = 2 * kB2 * (kB2 - kA2) * (kB2 - kC2),
+                     kNormC = 2 * kC2 * (kC2 - kA2) * (kC2 - kB2);
+
+  // Eight pixels of a row or column to their values at the eight points.
+  template <class V>
+  SEGNET_INLINE static void transform_data(const V (&d)[8], V (&v)[8]) {
+    const V even_a = d[6] - (kB2 + kC2) * d[4] + kB2 * kC2 * d[2], odd_a = d[5] - (kB2 + kC2) * d[3] + kB2 * kC2 * d[1];
+    const V even_b = d[6] - (kA2 + kC2) * d[4] + kA2 * kC2 * d[2], odd_b = d[5] - (kA2 + kC2) * d[3] + kA2 * kC2 * d[1];
+    const V even_c = d[6] - (kA2 + kB2) * d[4] + kA2 * kB2 * d[2], odd_c = d[5] - (kA2 + kB2) * d[3] + kA2 * kB2 * d[1];
+    v[0] = (d[6] - d[0]) + kSum * (d[2] - d[4]);
+    v[1] = even_a + T(0.5) * odd_a;
+    v[2] = even_a - T(0.5) * odd_a;
+    v[3] = even_b + odd_b;
+    v[4] = even_b - odd_b;
+    v[5] = even_c + 2 * odd_c;
+    v[6] = even_c - 2 * odd_c;
+    v[7] = (d[7] - d[1]) + kSum * (d[3] - d[5]);
+  }
+
+  // Three taps to their values at the points.
+  template <class V>
+  SEGNET_INLINE static void transform_taps(const V (&g)[3], V (&u)[8]) {
+    const V even_a = (g[0] + kA2 * g[2]) * (1 / kNormA), odd_a = g[1] * (T(0.5) / kNormA);
+    const V even_b = (g[0] + kB2 * g[2]) * (1 / kNormB), odd_b = g[1] * (1 / kNormB);
+    const V even_c = (g[0] + kC2 * g[2]) * (1 / kNormC), odd_c = g[1] * (2 / kNormC);
+    u[0] = -g[0];
+    u[1] = even_a + odd_a;
+    u[2] = even_a - odd_a;
+    u[3] = even_b + odd_b;
+    u[4] = even_b - odd_b;
+    u[5] = even_c + odd_c;
+    u[6] = even_c - odd_c;
+    u[7] = g[2];
+  }
+
+  // Products at the points to six outputs.
+  template <class V>
+  SEGNET_INLINE static void transform_products(const V (&m)[8], V (&y)[6]) {
+    const V sum_a = m[1] + m[2], difference_a = m[1] - m[2];
+    const V sum_b = m[3] + m[4], difference_b = m[3] - m[4];
+    const V sum_c = m[5] + m[6], difference_c = m[5] - m[6];
+    y[0] = m[0] + sum_a + sum_b + sum_c;
+    y[1] = T(0.5) * difference_a + difference_b + 2 * difference_c;
+    y[2] = T(0.25) * sum_a + sum_b + 4 * sum_c;
+    y[3] = T(0.125) * difference_a + difference_b + 8 * difference_c;
+    y[4] = T(0.0625) * sum_a + sum_b + 16 * sum_c;
+    y[5] = T(0.03125) * difference_a + difference_b + 32 * difference_c + m[7];
   }
 };
 

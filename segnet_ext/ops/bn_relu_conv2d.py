@@ -29,8 +29,9 @@ def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool
     """``conv2d(input, weight, bias)`` at stride 1 with the padding that keeps the size, then ReLU if asked for.
 
     On the CPU, 3x3 kernels with at least 16 channels in and 8 out run by Winograd's F(4x4, 3x3), a quarter of the
-    multiplications, or over maps of a few pixels by the sum over taps; all others are ``F.conv2d``. By Winograd's, a
-    NaN or an infinity reaches the 4x4 blocks of outputs that it has a part in, not only its own neighbours.
+    multiplications, the half types by F(6x6, 3x3), or over maps of a few pixels by the sum over taps; all others are
+    ``F.conv2d``. By Winograd's, a NaN or an infinity reaches the blocks of 4x4 or 6x6 outputs that it has a part in,
+    not only its own neighbours.
 
     Args:
         input: map [N, C, H, W]; float32, float64, bfloat16 or float16; any layout (channels_last is not copied).

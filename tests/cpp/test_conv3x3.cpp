@@ -41,7 +41,7 @@ void run(Random& random) {
     params.relu = problem.relu;
     params.result = conv3x3::Result::kMap;
     params.output = output.data();
-    const conv3x3::Tasks tasks = conv3x3::forward_tasks(shape, threads);
+    const conv3x3::Tasks tasks = conv3x3::forward_tasks(kDType, shape, threads);
     on_threads(tasks.count(), threads,
                [&](int64_t begin, int64_t end) { conv3x3::forward(kDType, params, tasks, begin, end); });
     problem.check_output(output);
@@ -56,13 +56,13 @@ void run(Random& random) {
     input_params.codes = problem.codes.data();
     input_params.pooled_height = s.pooled_height;
     input_params.pooled_width = s.pooled_width;
-    const conv3x3::Tasks input_tasks = conv3x3::forward_tasks(input_params.shape, threads);
+    const conv3x3::Tasks input_tasks = conv3x3::forward_tasks(kDType, input_params.shape, threads);
     on_threads(input_tasks.count(), threads,
                [&](int64_t begin, int64_t end) { conv3x3::forward(kDType, input_params, input_tasks, begin, end); });
     problem.check_grad_input(grad_input);
 
     // In parts as well, which only larger maps have by themselves, and those that are convolved directly never.
-    const int64_t most_parts = shape.direct() ? 1 : std::min<int64_t>(2, shape.tiles());
+    const int64_t most_parts = shape.direct() ? 1 : std::min<int64_t>(2, shape.tiles(conv3x3::kGradTile));
     for (const int64_t parts : {conv3x3::grad_weight_parts(shape), most_parts}) {
       const int64_t blocks = conv3x3::grad_weight_blocks(shape);
       Buffer<T> grad_weight(problem.weight.size());
