@@ -333,6 +333,7 @@ def test_opcheck(device, with_bias, relu, layout):
     gradient = LAYOUTS[layout](normals(2, 6, 5, 8).to(device))
     torch.library.opcheck(ops.max_unpool2d_conv2d_grad_input.default, (gradient, codes, weight, 3, 4))
     torch.library.opcheck(ops.max_unpool2d_conv2d_grad_weight.default, (gradient, x, codes, 3))
+    torch.library.opcheck(ops.conv_bias_grad.default, (gradient,))
 
 
 class _Decoder(torch.nn.Module):

@@ -198,12 +198,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_conv2d_grad_input(
   return {grad_input, grad_weight, grad_bias};
 }
 
-std::tuple<at::Tensor, at::Tensor> bn_relu_conv2d_grad_weight(const at::Tensor& grad_output, const at::Tensor& input,
-                                                              const std::optional<at::Tensor>& bn_weight,
-                                                              const std::optional<at::Tensor>& bn_bias,
-                                                              const std::optional<at::Tensor>& mean,
-                                                              const std::optional<at::Tensor>& var, double eps,
-                                                              const std::optional<at::Tensor>& codes) {
+at::Tensor bn_relu_conv2d_grad_weight(const at::Tensor& grad_output, const at::Tensor& input,
+                                      const std::optional<at::Tensor>& bn_weight,
+                                      const std::optional<at::Tensor>& bn_bias, const std::optional<at::Tensor>& mean,
+                                      const std::optional<at::Tensor>& var, double eps,
+                                      const std::optional<at::Tensor>& codes) {
   const char* op = "bn_relu_conv2d_grad_weight";
   check_map(op, "grad_output", grad_output);
   check_like(op, "grad_output", grad_output, input);
@@ -213,13 +212,11 @@ std::tuple<at::Tensor, at::Tensor> bn_relu_conv2d_grad_weight(const at::Tensor& 
                     input.size(0), "), got ", grad_output.size(0));
   const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor grad_weight = at::zeros({grad.size(1), input.size(1), 3, 3}, input.options());
-  at::Tensor grad_bias = at::zeros({grad.size(1)}, input.options());
   if (grad.numel() > 0) {
     const conv3x3::Shape shape{grad.size(0), input.size(1), grad.size(1), grad.size(2), grad.size(3)};
     conv3x3::run_grad_weight(shape, operand.source, grad, grad_weight);
-    max_unpool2d_conv2d::grad_bias_cpu(grad, grad_bias);
   }
-  return {grad_weight, grad_bias};
+  return grad_weight;
 }
 
 std::tuple<at::Tensor, at::Tensor> conv2d_relu_max_pool2d(const at::Tensor& input, const at::Tensor& weight,

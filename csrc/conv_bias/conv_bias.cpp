@@ -6,18 +6,11 @@
 #include "segnet_ext/checks.h"
 
 namespace segnet_ext {
-namespace {
-
-void check_bias_map(const char* op, const char* name, const at::Tensor& map) {
-  check_map(op, name, map);
-  TORCH_CHECK(kHasCudaKernels && runs_on_cuda(map), op, ": ", name, " must be on a CUDA device, got ", map.device());
-}
-
-}  // namespace
 
 at::Tensor conv_bias_add_(const at::Tensor& map, const std::optional<at::Tensor>& bias, bool relu) {
   const char* op = "conv_bias_add_";
-  check_bias_map(op, "map", map);
+  check_map(op, "map", map);
+  TORCH_CHECK(kHasCudaKernels && runs_on_cuda(map), op, ": map must be on a CUDA device, got ", map.device());
   if (bias) {
     check_like(op, "bias", *bias, map);
     check_shape(op, "bias", *bias, {map.size(1)}, "(K)");
@@ -32,12 +25,10 @@ at::Tensor conv_bias_add_(const at::Tensor& map, const std::optional<at::Tensor>
 }
 
 at::Tensor conv_bias_grad(const at::Tensor& grad_output) {
-  check_bias_map("conv_bias_grad", "grad_output", grad_output);
+  check_map("conv_bias_grad", "grad_output", grad_output);
   at::Tensor grad_bias = at::zeros({grad_output.size(1)}, grad_output.options());
-  if constexpr (kHasCudaKernels) {
-    if (grad_output.numel() > 0) {
-      conv_bias::grad_cuda(grad_output.contiguous(at::MemoryFormat::ChannelsLast), grad_bias);
-    }
+  if (grad_output.numel() > 0) {
+    SEGNET_DISPATCH(grad_output, conv_bias::grad, grad_output.contiguous(at::MemoryFormat::ChannelsLast), grad_bias);
   }
   return grad_bias;
 }

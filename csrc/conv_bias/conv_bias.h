@@ -6,10 +6,10 @@
 
 namespace segnet_ext {
 
-// The bias of a convolution on CUDA, apart from its products, which are cuDNN's.
+// The bias of a convolution, apart from its products.
 
-// map [N, K, H, W] plus bias [K], if there is one, rectified if asked for; channels_last. Takes the memory of a map
-// that is channels_last itself.
+// On CUDA, where these are cuDNN's: map [N, K, H, W] plus bias [K], if there is one, rectified if asked for;
+// channels_last. Takes the memory of a map that is channels_last itself.
 at::Tensor conv_bias_add_(const at::Tensor& map, const std::optional<at::Tensor>& bias, bool relu);
 
 // The gradient of the bias, [K]: the sum of grad_output [N, K, H, W] over its pixels.
@@ -20,6 +20,7 @@ namespace conv_bias {
 // Maps channels_last, vectors contiguous, nothing empty; an undefined bias stands for none. What add returns has the
 // memory of `map`.
 at::Tensor add_cuda(const at::Tensor& map, const at::Tensor& bias, bool relu);
+void grad_cpu(const at::Tensor& grad_output, at::Tensor& grad_bias);
 void grad_cuda(const at::Tensor& grad_output, at::Tensor& grad_bias);
 
 }  // namespace conv_bias

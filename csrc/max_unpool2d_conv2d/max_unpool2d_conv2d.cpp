@@ -80,9 +80,8 @@ at::Tensor max_unpool2d_conv2d_grad_input(const at::Tensor& grad_output, const a
   return grad_input;
 }
 
-std::tuple<at::Tensor, at::Tensor> max_unpool2d_conv2d_grad_weight(const at::Tensor& grad_output,
-                                                                   const at::Tensor& input, const at::Tensor& codes,
-                                                                   int64_t kernel_size) {
+at::Tensor max_unpool2d_conv2d_grad_weight(const at::Tensor& grad_output, const at::Tensor& input,
+                                           const at::Tensor& codes, int64_t kernel_size) {
   const char* op = "max_unpool2d_conv2d_grad_weight";
   check_map(op, "input", input);
   check_map(op, "grad_output", grad_output);
@@ -98,11 +97,10 @@ std::tuple<at::Tensor, at::Tensor> max_unpool2d_conv2d_grad_weight(const at::Ten
   const Shape shape{pool.batch,   pool.channels, pool.pooled_height, pool.pooled_width,
                     grad.size(1), pool.height,   pool.width,         kernel_size};
   at::Tensor grad_weight = at::zeros({shape.out_channels, shape.in_channels, kernel_size, kernel_size}, map.options());
-  at::Tensor grad_bias = at::zeros({shape.out_channels}, map.options());
   if (grad.numel() > 0) {
-    SEGNET_DISPATCH(map, max_unpool2d_conv2d::grad_weight, shape, grad, map, codes, grad_weight, grad_bias);
+    SEGNET_DISPATCH(map, max_unpool2d_conv2d::grad_weight, shape, grad, map, codes, grad_weight);
   }
-  return {grad_weight, grad_bias};
+  return grad_weight;
 }
 
 }  // namespace segnet_ext

@@ -3,7 +3,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <optional>
-#include <tuple>
 
 namespace segnet_ext {
 
@@ -16,10 +15,9 @@ at::Tensor max_unpool2d_conv2d_forward(const at::Tensor& input, const at::Tensor
 at::Tensor max_unpool2d_conv2d_grad_input(const at::Tensor& grad_output, const at::Tensor& codes,
                                           const at::Tensor& weight, int64_t pooled_height, int64_t pooled_width);
 
-// Gradients of weight [K, C, k, k] and bias [K].
-std::tuple<at::Tensor, at::Tensor> max_unpool2d_conv2d_grad_weight(const at::Tensor& grad_output,
-                                                                   const at::Tensor& input, const at::Tensor& codes,
-                                                                   int64_t kernel_size);
+// Gradient of weight [K, C, k, k]. That of the bias is conv_bias_grad's.
+at::Tensor max_unpool2d_conv2d_grad_weight(const at::Tensor& grad_output, const at::Tensor& input,
+                                           const at::Tensor& codes, int64_t kernel_size);
 
 namespace max_unpool2d_conv2d {
 
@@ -31,16 +29,14 @@ void forward_cpu(const Shape& shape, const at::Tensor& input, const at::Tensor& 
 void grad_input_cpu(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& codes,
                     const at::Tensor& weight, at::Tensor& grad_input);
 void grad_weight_cpu(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& input,
-                     const at::Tensor& codes, at::Tensor& grad_weight, at::Tensor& grad_bias);
-// Gradient of a convolution's bias, the sum of grad_output over its pixels.
-void grad_bias_cpu(const at::Tensor& grad_output, at::Tensor& grad_bias);
+                     const at::Tensor& codes, at::Tensor& grad_weight);
 
 void forward_cuda(const Shape& shape, const at::Tensor& input, const at::Tensor& codes, const at::Tensor& weight,
                   const std::optional<at::Tensor>& bias, bool relu, at::Tensor& output);
 void grad_input_cuda(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& codes,
                      const at::Tensor& weight, at::Tensor& grad_input);
 void grad_weight_cuda(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& input,
-                      const at::Tensor& codes, at::Tensor& grad_weight, at::Tensor& grad_bias);
+                      const at::Tensor& codes, at::Tensor& grad_weight);
 
 }  // namespace max_unpool2d_conv2d
 }  // namespace segnet_ext

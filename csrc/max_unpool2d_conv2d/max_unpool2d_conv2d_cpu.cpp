@@ -3,6 +3,7 @@
 
 #include "common/parallel.h"
 #include "conv3x3/conv3x3.h"
+#include "conv_bias/conv_bias.h"
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d.h"
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d_cpu_kernel.h"
 #include "segnet_ext/checks.h"
@@ -88,8 +89,7 @@ void grad_input_cpu(const Shape& shape, const at::Tensor& grad_output, const at:
 }
 
 void grad_weight_cpu(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& input,
-                     const at::Tensor& codes, at::Tensor& grad_weight, at::Tensor& grad_bias) {
-  grad_bias_cpu(grad_output, grad_bias);
+                     const at::Tensor& codes, at::Tensor& grad_weight) {
   if (is_conv3x3(shape)) {
     return conv3x3::run_grad_weight(conv3x3_shape(shape), unpooled(shape, input, codes), grad_output, grad_weight);
   }
@@ -104,7 +104,13 @@ void grad_weight_cpu(const Shape& shape, const at::Tensor& grad_output, const at
                  [&](int64_t begin, int64_t end) { max_unpool2d_conv2d::grad_weight(dtype, params, begin, end); });
 }
 
-void grad_bias_cpu(const at::Tensor& grad_output, at::Tensor& grad_bias) {
+}  // namespace segnet_ext::max_unpool2d_conv2d
+
+namespace segnet_ext::conv_bias {
+
+using namespace max_unpool2d_conv2d;
+
+void grad_cpu(const at::Tensor& grad_output, at::Tensor& grad_bias) {
   Shape shape{};
   shape.batch = grad_output.size(0);
   shape.out_channels = grad_output.size(1);
@@ -116,4 +122,4 @@ void grad_bias_cpu(const at::Tensor& grad_output, at::Tensor& grad_bias) {
   });
 }
 
-}  // namespace segnet_ext::max_unpool2d_conv2d
+}  // namespace segnet_ext::conv_bias

@@ -21,7 +21,7 @@ constexpr int64_t kTileRows = 8, kTileCols = 8;  // windows of a forward tile
 constexpr int64_t kWindowsInFlight = 8;          // windows of a grad_input task, whose dot products share weights
 constexpr int64_t kGradTileRows = 4, kGradTileCols = 8;  // windows of a grad_weight tile
 constexpr int64_t kGradChannels = 16;                    // input channels of a grad_weight task
-constexpr int64_t kBiasChannels = 16;                    // output channels of a grad_bias task
+constexpr int64_t kBiasChannels = 64;                    // output channels of a grad_bias task
 
 }  // namespace
 }  // namespace segnet_ext

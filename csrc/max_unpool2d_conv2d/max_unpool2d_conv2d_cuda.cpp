@@ -73,8 +73,7 @@ void grad_input_cuda(const Shape& shape, const at::Tensor& grad_output, const at
 }
 
 void grad_weight_cuda(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& input,
-                      const at::Tensor& codes, at::Tensor& grad_weight, at::Tensor& grad_bias) {
-  conv_bias::grad_cuda(grad_output, grad_bias);
+                      const at::Tensor& codes, at::Tensor& grad_weight) {
   if (is_dense(input)) {
     grad_weight = convolve_grad_weight(grad_output, unpool(shape, input, codes), shape.kernel_size);
     return;

@@ -20,6 +20,7 @@ from segnet_ext.ops._common import (
     unpooled_size,
 )
 from segnet_ext.ops.max_pool2d_with_codes import max_pool2d_with_codes
+from segnet_ext.ops.max_unpool2d_conv2d import conv_bias_grad
 
 # Below this many channels in or out, Winograd's transforms cost more than they save.
 _MIN_IN_CHANNELS, _MIN_OUT_CHANNELS = 16, 8
@@ -357,7 +358,7 @@ def _grad_weight(
     eps: float,
     codes: Tensor | None,
     weight: Tensor,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     if _has_kernel(input, weight):
         return _C.bn_relu_conv2d_grad_weight(grad_output, input, bn_weight, bn_bias, mean, var, eps, codes)
     operand = _operand(input, bn_weight, bn_bias, mean, var, eps)
@@ -365,9 +366,8 @@ def _grad_weight(
         return _C.max_unpool2d_conv2d_grad_weight(grad_output, operand, codes, weight.shape[2])
     if _on_cuda(input):
         grad_output, operand = (t.contiguous(memory_format=torch.channels_last) for t in (grad_output, operand))
-        return _C.convolve_grad_weight(grad_output, operand, weight.shape[2]), _C.conv_bias_grad(grad_output)
-    _, grad_weight, grad_bias = _convolution_backward(grad_output, operand, weight, [False, True, True])
-    return grad_weight.contiguous(), grad_bias
+        return _C.convolve_grad_weight(grad_output, operand, weight.shape[2])
+    return _convolution_backward(grad_output, operand, weight, [False, True, False])[1].contiguous()
 
 
 @_grad_weight.register_fake
@@ -381,8 +381,8 @@ def _(
     eps: float,
     codes: Tensor | None,
     weight: Tensor,
-) -> tuple[Tensor, Tensor]:
-    return weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
+) -> Tensor:
+    return weight.new_empty(weight.shape)
 
 
 def _convolution_backward(
@@ -407,8 +407,10 @@ def _autograd(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     grad_input = grad_bn_weight = grad_bn_bias = grad_weight = grad_bias = None
     if output is not None:
         grad_output = torch.ops.aten.threshold_backward(grad_output, output, 0)
-    if needs_weight or needs_bias:
-        grad_weight, grad_bias = _grad_weight(grad_output, input, bn_weight, bn_bias, mean, var, ctx.eps, codes, weight)
+    if needs_weight:
+        grad_weight = _grad_weight(grad_output, input, bn_weight, bn_bias, mean, var, ctx.eps, codes, weight)
+    if needs_bias:
+        grad_bias = conv_bias_grad(grad_output)
     if needs_input or needs_bn_weight or needs_bn_bias:
         grad_input, grad_bn_weight, grad_bn_bias = _grad_input(
             grad_output, input, bn_weight, bn_bias, mean, var, ctx.batch_statistics, ctx.eps, codes, weight
@@ -418,8 +420,8 @@ def _autograd(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         grad_bn_weight.to(bn_weight.dtype) if grad_bn_weight is not None and needs_bn_weight else None,
         grad_bn_bias.to(bn_bias.dtype) if grad_bn_bias is not None and needs_bn_bias else None,
         *[None] * 7,
-        grad_weight if needs_weight else None,
-        grad_bias if needs_bias else None,
+        grad_weight,
+        grad_bias,
         None,
     )
 

@@ -86,17 +86,24 @@ def _(grad_output: Tensor, codes: Tensor, weight: Tensor, pooled_height: int, po
 
 
 @operator("max_unpool2d_conv2d_grad_weight")
-def _grad_weight(grad_output: Tensor, input: Tensor, codes: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
+def _grad_weight(grad_output: Tensor, input: Tensor, codes: Tensor, kernel_size: int) -> Tensor:
     return _C.max_unpool2d_conv2d_grad_weight(grad_output, input, codes, kernel_size)
 
 
 @_grad_weight.register_fake
-def _(grad_output: Tensor, input: Tensor, codes: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
-    out_channels = grad_output.shape[1]
-    return (
-        input.new_empty((out_channels, input.shape[1], kernel_size, kernel_size)),
-        input.new_empty(out_channels),
-    )
+def _(grad_output: Tensor, input: Tensor, codes: Tensor, kernel_size: int) -> Tensor:
+    return input.new_empty((grad_output.shape[1], input.shape[1], kernel_size, kernel_size))
+
+
+@operator("conv_bias_grad")
+def conv_bias_grad(grad_output: Tensor) -> Tensor:
+    """The gradient of a convolution's bias, [K]."""
+    return _C.conv_bias_grad(grad_output)
+
+
+@conv_bias_grad.register_fake
+def _(grad_output: Tensor) -> Tensor:
+    return grad_output.new_empty(grad_output.shape[1])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -112,17 +119,14 @@ def _autograd(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         grad_output = torch.ops.aten.threshold_backward(grad_output, output, 0)
     if ctx.needs_input_grad[0]:
         grad_input = _grad_input(grad_output, codes, weight, *input.shape[2:])
-    if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
-        grad_weight, grad_bias = _grad_weight(grad_output, input, codes, weight.shape[-1])
-    return (
-        grad_input,
-        None,
-        grad_weight if ctx.needs_input_grad[2] else None,
-        grad_bias if ctx.needs_input_grad[3] else None,
-        *[None] * 3,
-    )
+    if ctx.needs_input_grad[2]:
+        grad_weight = _grad_weight(grad_output, input, codes, weight.shape[-1])
+    if ctx.needs_input_grad[3]:
+        grad_bias = conv_bias_grad(grad_output)
+    return grad_input, None, grad_weight, grad_bias, *[None] * 3
 
 
 _forward.register_autograd(_autograd, _setup_context)
 _grad_input.refuse_double_backward("max_unpool2d_conv2d")
 _grad_weight.refuse_double_backward("max_unpool2d_conv2d")
+conv_bias_grad.refuse_double_backward("conv2d")
