@@ -37,8 +37,8 @@ namespace segnet_ext::conv3x3 {
 
 Tasks forward_tasks(DType dtype, const Shape& shape, int64_t threads) {
   const int64_t wanted = threads == 1 ? 1 : 4 * threads;
-  const int64_t side = forward_tile(dtype);
-  Tasks tasks{ceil_div(shape.tiles(side), (side == 6 ? kTaskTiles : 2 * kTaskTiles)), 1};
+  const int64_t side = forward_tile(dtype), task_tiles = side == 6 ? kTaskTiles : 2 * kTaskTiles;
+  Tasks tasks{ceil_div(shape.tiles(side), task_tiles), 1};
   while (tasks.count() < wanted && 2 * tasks.channel_blocks <= ceil_div(shape.out_channels, kMinChannels)) {
     tasks.channel_blocks *= 2;
   }
