@@ -407,6 +407,7 @@ def _autograd(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     grad_input = grad_bn_weight = grad_bn_bias = grad_weight = grad_bias = None
     if output is not None:
         grad_output = torch.ops.aten.threshold_backward(grad_output, output, 0)
+    grad_output = grad_output.contiguous(memory_format=torch.channels_last)  # once for all that read it
     if needs_weight:
         grad_weight = _grad_weight(grad_output, input, bn_weight, bn_bias, mean, var, ctx.eps, codes, weight)
     if needs_bias:

@@ -117,6 +117,7 @@ def _autograd(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     grad_input = grad_weight = grad_bias = None
     if output is not None:
         grad_output = torch.ops.aten.threshold_backward(grad_output, output, 0)
+    grad_output = grad_output.contiguous(memory_format=torch.channels_last)  # once for all that read it
     if ctx.needs_input_grad[0]:
         grad_input = _grad_input(grad_output, codes, weight, *input.shape[2:])
     if ctx.needs_input_grad[2]:
