@@ -186,6 +186,24 @@ def test_gradients(device, shape, ceil_mode, training, dtype, layout):
             assert_close(actual, theirs)
 
 
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_a_gradient_that_is_written_past_the_caches_is_the_same(ceil_mode):
+    weight, bias, mean, var = parameters(16, torch.float32)
+
+    def gradient(x, grad_output):
+        x = x.clone(memory_format=torch.channels_last).requires_grad_()
+        output, _ = bn_relu_max_pool2d(x, weight, bias, mean, var, ceil_mode=ceil_mode)
+        return torch.autograd.grad(output, x, grad_output.contiguous(memory_format=torch.channels_last))[0]
+
+    x = normals(1, 16, 513, 521, dtype=torch.float32)
+    pooled = (257, 261) if ceil_mode else (256, 260)
+    grad_output = normals(1, 16, *pooled, seed=1, dtype=torch.float32)
+    large = gradient(x, grad_output)
+    assert large.nbytes > 16 << 20
+    small = gradient(x[:, :, 200:], grad_output[:, :, 100:])
+    assert torch.equal(large[:, :, 200:], small)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_without_weight_and_bias(device, training):
     values = normals(2, 5, 6, 7).to(device)

@@ -94,6 +94,17 @@ def test_gradient_equals_torch(device, shape, ceil_mode, layout, dtype):
     assert_equal(x.grad, y.grad)
 
 
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_a_gradient_that_is_written_past_the_caches_equals_torch(ceil_mode):
+    x = normals(1, 16, 513, 521, dtype=torch.float32).requires_grad_()
+    output, _ = max_pool2d_with_codes(x, ceil_mode)
+    grad_output = normals(*output.shape, seed=1, dtype=torch.float32)
+    (ours,) = torch.autograd.grad(output, x, grad_output)
+    assert ours.nbytes > 16 << 20
+    (torchs,) = torch.autograd.grad(F.max_pool2d(x, 2, 2, ceil_mode=ceil_mode), x, grad_output)
+    assert torch.equal(ours, torchs)
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 4, 6), (1, 5, 5, 3), (1, 2, 1, 5), (1, 9, 3, 1)], ids=id_of)
 @pytest.mark.parametrize("ceil_mode", [False, True])
 def test_gradcheck(device, shape, ceil_mode):

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "common/line_array.h"
+#include "common/streaming.h"
 #include "segnet_ext/codes.h"
 #include "segnet_ext/elementwise.h"
 #include "simd/dispatch.h"

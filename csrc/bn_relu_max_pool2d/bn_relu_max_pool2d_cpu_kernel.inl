@@ -193,10 +193,12 @@ struct InputGrad {
         scale(static_cast<const acc_t*>(p.scale)),
         grad_mean(static_cast<const acc_t*>(p.grad_mean)),
         projection(static_cast<const acc_t*>(p.projection)),
-        grad_input(static_cast<scalar_t*>(p.grad_input)) {}
+        grad_input(static_cast<scalar_t*>(p.grad_input)),
+        past_caches(streams(grad_input, p.shape.pixels(), channels * sizeof(scalar_t))) {}
 
   template <int kLanes>
   SEGNET_INLINE Vec<acc_t, kLanes> of(Vec<acc_t, kLanes> grad, Vec<acc_t, kLanes> x, int64_t c) const {
+  bool past_caches;
     if constexpr (kBatchStatistics) {
       const BatchNormInputGrad<Vec<acc_t, kLanes>> batch_norm{
           load<kLanes>(scale + c), load<kLanes>(mean + c), load<kLanes>(grad_mean + c), load<kLanes>(projection + c)};
@@ -208,10 +210,12 @@ struct InputGrad {
 
   template <int kLanes>
   SEGNET_INLINE void window(const Winner<kLanes, scalar_t>& winner, const Window& w, int64_t c) const {
-    prefetch_windows<kLanes, Cache::kSecond>(grad_input + w.offset, w.row_step, c);
+    if (!past_caches) {
+      prefetch_windows<kLanes, Cache::kSecond>(grad_input + w.offset, w.row_step, c);
+    }
     for (int place = 3; place >= 0; --place) {
       const auto grad = winner.wins(place) ? winner.grad : Vec<acc_t, kLanes>{};
-      store<kLanes>(grad_input + w.element(place) + c, of<kLanes>(grad, winner.x[place], c));
+      store<kLanes>(grad_input + w.element(place) + c, of<kLanes>(grad, winner.x[place], c), past_caches);
     }
   }
 
@@ -280,5 +284,7 @@ struct BackwardInput {
         [&](int64_t offset) { input_grad.outside(offset); });
   }
 };
+    stream_fence();
 
 }  // namespace bn_relu_max_pool2d
+    stream_fence();

@@ -13,7 +13,7 @@ class ForwardTask {
   ForwardTask(const ForwardParams& params, int64_t max_tiles)
       : p_(params),
         s_(params.shape),
-        stream_(p_.result == Result::kMap && streams(p_.output, s_.pixels(), s_.out_channels * sizeof(scalar_t))),
+        past_caches_(p_.result == Result::kMap && streams(p_.output, s_.pixels(), s_.out_channels * sizeof(scalar_t))),
         patches_(points_of(s_, kTile), rows_of(s_, max_tiles), s_.in_channels),
         taps_(new_lines<acc_t>(std::min(kWeightChannels, s_.in_channels) * kTaps * kPanel<acc_t>)),
         weights_(s_.direct() ? 0 : points(kTile), std::min(kWeightChannels, s_.in_channels), kPanel<acc_t>),
@@ -111,11 +111,7 @@ class ForwardTask {
       for (int col = 0; col < cols; ++col) {
         scalar_t* pixel = to + (row * s_.width + col) * s_.out_channels;
         for (int v = 0; v < kCount; ++v) {
-          if (stream_) {
-            stream<kLanesHere>(pixel + v * kLanesHere, out[v][row][col]);
-          } else {
-            store<kLanesHere>(pixel + v * kLanesHere, out[v][row][col]);
-          }
+          store<kLanesHere>(pixel + v * kLanesHere, out[v][row][col], past_caches_);
         }
       }
     }
@@ -168,7 +164,7 @@ class ForwardTask {
 
   const ForwardParams& p_;
   const Shape& s_;
-  const bool stream_;
+  const bool past_caches_;
   const Planes<acc_t> patches_;   // [tile, input channel]
   const LineArray<acc_t> taps_;   // [input channel, tap, output channel of a panel]
   const Planes<acc_t> weights_;   // [input channel, output channel of a panel]; unused where the convolution is direct

@@ -2,6 +2,7 @@
 
 #include <type_traits>
 
+#include "common/streaming.h"
 #include "segnet_ext/codes.h"
 #include "simd/dispatch.h"
 

@@ -22,21 +22,25 @@ struct Backward {
     const int64_t channels = p.shape.channels;
     const auto* grad_output = static_cast<const scalar_t*>(p.grad_output);
     auto* grad_input = static_cast<scalar_t*>(p.grad_input);
+    const bool past_caches = streams(grad_input, p.shape.pixels(), channels * sizeof(scalar_t));
 
     const auto window = [&](const Window& w) {
       for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
         constexpr int kLanes = decltype(lanes)::value;
-        prefetch_windows<kLanes>(grad_input + w.offset, w.row_step, c);
+        if (!past_caches) {
+          prefetch_windows<kLanes>(grad_input + w.offset, w.row_step, c);
+        }
         const auto grad = load<kLanes>(grad_output + w.index * channels + c);
         const auto code = load_codes<acc_t, kLanes>(p.codes + w.index * codes_bytes(channels), c, w.rows, w.cols);
         for (int place = 3; place >= 0; --place) {
           const auto wins = code == code_lanes<acc_t, kLanes>(place);
-          store<kLanes>(grad_input + w.element(place) + c, wins ? grad : Vec<acc_t, kLanes>{});
+          store<kLanes>(grad_input + w.element(place) + c, wins ? grad : Vec<acc_t, kLanes>{}, past_caches);
         }
       });
     };
     const auto outside = [&](int64_t offset) { __builtin_memset(grad_input + offset, 0, channels * sizeof(scalar_t)); };
     for_each_window(p.shape, begin, end, window, outside);
+    stream_fence();
   }
 };
 

@@ -151,6 +151,10 @@ SEGNET_INLINE void stream(scalar_t* to, Vec<acc_type<scalar_t>, kLanes> value) {
 #endif
   }
 }
+template <int kLanes, class scalar_t>
+SEGNET_INLINE void store(scalar_t* to, Vec<acc_type<scalar_t>, kLanes> value, bool past_caches) {
+  past_caches ? stream<kLanes>(to, value) : store<kLanes>(to, value);
+}
 SEGNET_INLINE void stream_fence() {
 #if SEGNET_HAS_X86_LEVELS
   __builtin_ia32_sfence();
