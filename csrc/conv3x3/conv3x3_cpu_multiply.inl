@@ -18,7 +18,7 @@ constexpr bool kFused = false;
 // Products that are summed in one chain, before they join the sum of earlier chains. A chain of more would make up most
 // of Winograd's rounding error in float32; the half types have none that the rounding of the result does not hide.
 template <class scalar_t>
-constexpr int64_t kChain = sizeof(scalar_t) == 2 ? 128 : (kFused ? 32 : 16);
+constexpr int64_t kChain = sizeof(scalar_t) == 2 ? 128 : (kFused ? 32 : 8);
 
 // One chain of `length` products. The loops over rows are unrolled, since a sum that is indexed at run time would live
 // in memory. A function of its own, since the addresses of all rows, kept over the chains, would take the sums'
