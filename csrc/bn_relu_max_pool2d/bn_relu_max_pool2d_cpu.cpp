@@ -10,12 +10,13 @@
 namespace segnet_ext::bn_relu_max_pool2d {
 namespace {
 
-// Elements that a part of a reduction is worth: fewer parts than tasks elsewhere, since every part has sums to merge.
-constexpr int64_t kPartElements = 2 * kGrainElements;
+// What a part of a reduction is at least: elements, and pixels to a channel, since every part has two doubles a channel
+// to clear, add to and merge.
+constexpr int64_t kPartElements = 2 * kGrainElements, kPartPixels = 256;
 
-// Parts of a reduction over `items`: by their number alone, never by the number of threads.
-int64_t parts_of(int64_t items, int64_t elements_per_item) {
-  const int64_t worth = items * elements_per_item / kPartElements;
+// Parts of a reduction over the `items` that a map is walked by: by the sizes alone, never by the number of threads.
+int64_t parts_of(int64_t items, int64_t pixels, int64_t channels) {
+  const int64_t worth = std::min(pixels / kPartPixels, pixels * channels / kPartElements);
   return std::max<int64_t>(1, std::min({kMaxParts, items, worth}));
 }
 
@@ -78,7 +79,7 @@ void merge_sums(const at::Tensor& partial, int64_t values, const at::Tensor& inv
 void stats_cpu(const at::Tensor& input, at::Tensor& mean, at::Tensor& var) {
   const DType dtype = to_dtype(input.scalar_type());
   const int64_t channels = input.size(1), pixels = input.numel() / channels;
-  const int64_t parts = parts_of(pixels, channels);
+  const int64_t parts = parts_of(pixels, pixels, channels);
   at::Tensor partial = at::zeros({2, parts, channels}, input.options().dtype(at::kDouble));
   auto* partial_sum = partial.mutable_data_ptr<double>();
   const StatsParams params{pixels, channels,    input.const_data_ptr(),
@@ -113,8 +114,7 @@ void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const a
                   const at::Tensor& codes, const Affine& affine, bool batch_statistics, at::Tensor& grad_input,
                   at::Tensor& grad_weight, at::Tensor& grad_bias) {
   const DType dtype = to_dtype(input.scalar_type());
-  const int64_t row_elements = 2 * shape.width * shape.channels;
-  const int64_t parts = parts_of(shape.pooled_rows(), row_elements);
+  const int64_t parts = parts_of(shape.pooled_rows(), shape.pixels(), shape.channels);
   at::Tensor partial = at::zeros({2, parts, shape.channels}, input.options().dtype(at::kDouble));
   at::Tensor grad_mean = at::empty_like(affine.mean), projection = at::empty_like(affine.mean);
 
@@ -138,7 +138,7 @@ void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const a
                  [&](int64_t begin, int64_t end) { backward_reduce(dtype, params, begin, end); });
   merge_sums(partial, shape.pixels(), affine.invstd, grad_weight, grad_bias, grad_mean, projection);
   if (batch_statistics) {
-    parallel_tasks(shape.pooled_rows(), row_elements,
+    parallel_tasks(shape.pooled_rows(), 2 * shape.width * shape.channels,
                    [&](int64_t begin, int64_t end) { backward_input(dtype, params, begin, end); });
   }
 }

@@ -10,9 +10,9 @@ using segnet_ext::bn_relu_max_pool2d::StatsParams;
 
 // The sums of a channel's distances from its first value, its origin, and of the distances' squares. As the origin is
 // one of the values, it lies at most sqrt(count) deviations from their mean: double has the digits for these sums, also
-// where the mean is large beside the deviation. A few pixels at a time are summed in acc_t, for speed: as distances
-// from the first of them, for the same reason.
-constexpr int kStatsPixels = 16;
+// where the mean is large beside the deviation. A group of pixels is summed in acc_t, for speed: as distances from the
+// first of them, its center, for the same reason.
+constexpr int64_t kGroupPixels = 32;
 
 // Infinity and NaN are no origin: the distance of infinity from itself is NaN.
 template <class V>
@@ -23,48 +23,60 @@ SEGNET_INLINE V finite_or_zero(V value) {
 struct Stats {
   template <class scalar_t>
   static void run(const StatsParams& p, int64_t begin_part, int64_t end_part) {
+    using acc_t = acc_type<scalar_t>;
     const int64_t channels = p.channels;
     const auto* input = static_cast<const scalar_t*>(p.input);
+    const LineArray<acc_t> center(new_lines<acc_t>(3 * channels));
+    acc_t *group_sum = center.get() + channels, *group_squares = group_sum + channels;
     for (int64_t part = begin_part; part < end_part; ++part) {
       double* sum = p.partial_sum + part * channels;
       double* squares = p.partial_squares + part * channels;
-      // Parts are cut between whole groups of pixels.
-      const int64_t groups = (p.pixels + kStatsPixels - 1) / kStatsPixels;
-      int64_t pixel = part_begin(groups, p.parts, part) * kStatsPixels;
-      const int64_t last = std::min(p.pixels, part_begin(groups, p.parts, part + 1) * kStatsPixels);
-      for (; pixel + kStatsPixels <= last; pixel += kStatsPixels) {
-        add_pixels<kStatsPixels>(input, pixel, channels, sum, squares);
-      }
-      for (; pixel < last; ++pixel) {
-        add_pixels<1>(input, pixel, channels, sum, squares);
+      // Parts are cut between whole groups.
+      const int64_t groups = (p.pixels + kGroupPixels - 1) / kGroupPixels;
+      const int64_t last = part_begin(groups, p.parts, part + 1);
+      for (int64_t i = part_begin(groups, p.parts, part); i < last; ++i) {
+        const scalar_t* group = input + i * kGroupPixels * channels;
+        const int64_t count = std::min(kGroupPixels, p.pixels - i * kGroupPixels);
+        for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
+          constexpr int kLanes = decltype(lanes)::value;
+          store<kLanes>(center.get() + c, finite_or_zero(load<kLanes>(group + c)));
+        });
+        std::fill_n(group_sum, 2 * channels, acc_t(0));
+        // Four pixels to a load of the sums, side by side: nearly in the order of memory.
+        int64_t pixel = 0;
+        for (; pixel + 4 <= count; pixel += 4) {
+          add_pixels<4>(group + pixel * channels, channels, center.get(), group_sum, group_squares);
+        }
+        for (; pixel < count; ++pixel) {
+          add_pixels<1>(group + pixel * channels, channels, center.get(), group_sum, group_squares);
+        }
+        for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
+          constexpr int kLanes = decltype(lanes)::value;
+          add_moments<acc_t, kLanes>(static_cast<double>(count), finite_or_zero(load<kLanes>(input + c)),
+                                     load<kLanes>(center.get() + c), load<kLanes>(group_sum + c),
+                                     load<kLanes>(group_squares + c), sum + c, squares + c);
+        });
       }
     }
   }
 
-  template <int kPixels, class scalar_t>
-  SEGNET_INLINE static void add_pixels(const scalar_t* input, int64_t pixel, int64_t channels, double* sum,
-                                       double* squares) {
-    using acc_t = acc_type<scalar_t>;
-    constexpr int kChains = kPixels < 4 ? kPixels : 4;  // to hide the adder's latency
+  // Adds pixels' distances from the center, and the squares of these, to the sums.
+  template <int kPixels, class scalar_t, class acc_t>
+  SEGNET_INLINE static void add_pixels(const scalar_t* pixels, int64_t channels, const acc_t* center, acc_t* sum,
+                                       acc_t* squares) {
+    constexpr int64_t kAhead = 4096 / sizeof(scalar_t);
     for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
       constexpr int kLanes = decltype(lanes)::value;
-      using V = Vec<acc_t, kLanes>;
-      const scalar_t* from = input + pixel * channels + c;
-      // The next pixels' memory, in its own order.
-      prefetch<kPixels * kLanes, Cache::kSecond>(input + (pixel + kPixels) * channels + kPixels * c);
-      const V center = finite_or_zero(load<kLanes>(from));
-      V sums[kChains] = {}, sums_of_squares[kChains] = {};
+      prefetch<kPixels * kLanes>(pixels + kPixels * c + kAhead);
+      const auto origin = load<kLanes>(center + c);
+      Vec<acc_t, kLanes> sums{}, sums_of_squares{};  // of a few, so that no chain of additions is long
       for (int i = 0; i < kPixels; ++i) {
-        const V distance = load<kLanes>(from + i * channels) - center;
-        sums[i % kChains] += distance;
-        sums_of_squares[i % kChains] += distance * distance;
+        const auto distance = load<kLanes>(pixels + i * channels + c) - origin;
+        sums += distance;
+        sums_of_squares += distance * distance;
       }
-      for (int i = 1; i < kChains; ++i) {
-        sums[0] += sums[i];
-        sums_of_squares[0] += sums_of_squares[i];
-      }
-      const V origin = finite_or_zero(load<kLanes>(input + c));
-      add_moments<acc_t, kLanes>(kPixels, origin, center, sums[0], sums_of_squares[0], sum + c, squares + c);
+      store<kLanes>(sum + c, load<kLanes>(sum + c) + sums);
+      store<kLanes>(squares + c, load<kLanes>(squares + c) + sums_of_squares);
     });
   }
 
@@ -185,6 +197,7 @@ struct InputGrad {
   const scalar_t* input;
   const acc_t *mean, *scale, *grad_mean, *projection;
   scalar_t* grad_input;
+  bool past_caches;
 
   explicit InputGrad(const BackwardParams& p)
       : channels(p.shape.channels),
@@ -198,7 +211,6 @@ struct InputGrad {
 
   template <int kLanes>
   SEGNET_INLINE Vec<acc_t, kLanes> of(Vec<acc_t, kLanes> grad, Vec<acc_t, kLanes> x, int64_t c) const {
-  bool past_caches;
     if constexpr (kBatchStatistics) {
       const BatchNormInputGrad<Vec<acc_t, kLanes>> batch_norm{
           load<kLanes>(scale + c), load<kLanes>(mean + c), load<kLanes>(grad_mean + c), load<kLanes>(projection + c)};
@@ -272,6 +284,7 @@ struct BackwardReduce {
         }
       }
     }
+    stream_fence();
   }
 };
 
@@ -282,9 +295,8 @@ struct BackwardInput {
     for_each_winner<scalar_t>(
         p, begin, end, [&](const auto& winner, const Window& w, int64_t c) { input_grad.window(winner, w, c); },
         [&](int64_t offset) { input_grad.outside(offset); });
+    stream_fence();
   }
 };
-    stream_fence();
 
 }  // namespace bn_relu_max_pool2d
-    stream_fence();
