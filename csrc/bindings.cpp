@@ -71,7 +71,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("max_unpool2d_conv2d_grad_input", &max_unpool2d_conv2d_grad_input, no_gil, py::arg("grad_output"),
         py::arg("codes"), py::arg("weight"), py::arg("pooled_height"), py::arg("pooled_width"));
   m.def("max_unpool2d_conv2d_grad_weight", &max_unpool2d_conv2d_grad_weight, no_gil, py::arg("grad_output"),
-        py::arg("input"), py::arg("codes"), py::arg("kernel_size"));
+        py::arg("input"), py::arg("codes"), py::arg("kernel_size"), py::arg("channels_last"));
 
   m.def("conv2d_relu_max_pool2d", &conv2d_relu_max_pool2d, no_gil, py::arg("input"), py::arg("weight"),
         py::arg("bias"));
@@ -85,7 +85,8 @@ PYBIND11_MODULE(_C, m) {
         py::arg("bn_weight"), py::arg("bn_bias"), py::arg("mean"), py::arg("var"), py::arg("eps"),
         py::arg("batch_statistics"), py::arg("codes"), py::arg("weight"));
   m.def("bn_relu_conv2d_grad_weight", &bn_relu_conv2d_grad_weight, no_gil, py::arg("grad_output"), py::arg("input"),
-        py::arg("bn_weight"), py::arg("bn_bias"), py::arg("mean"), py::arg("var"), py::arg("eps"), py::arg("codes"));
+        py::arg("bn_weight"), py::arg("bn_bias"), py::arg("mean"), py::arg("var"), py::arg("eps"), py::arg("codes"),
+        py::arg("channels_last"));
 
   m.def("bn_relu_forward", &bn_relu_forward, no_gil, py::arg("input"), py::arg("weight"), py::arg("bias"),
         py::arg("mean"), py::arg("var"), py::arg("eps"));

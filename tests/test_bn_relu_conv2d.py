@@ -273,6 +273,21 @@ def test_second_derivatives_are_refused():
     assert_no_double_backward(lambda x, w: ops.conv2d(x, w), normals(1, 16, 4, 4), weight)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=id_of)
+@pytest.mark.parametrize("unpool", [False, True], ids=["map", "unpooled"])
+@pytest.mark.parametrize("case", [(16, 8, 3, (6, 5)), (43, 70, 3, (9, 8)), (32, 64, 3, (2, 2))], ids=str)
+def test_the_layout_of_the_weight_changes_no_result(case, unpool, dtype):
+    (x, codes, size), bn, (weight, bias) = arguments(case, unpool, dtype)
+    results = []
+    for layout in ("contiguous", "channels_last"):
+        leaves = [t.detach().requires_grad_() for t in (x, *bn[:2], LAYOUTS[layout](weight), bias)]
+        output = ops.bn_relu_conv2d(*leaves[:3], *bn[2:], *leaves[3:], codes=codes, output_size=size)
+        results.append((output, *torch.autograd.grad(output, leaves, normals(*output.shape, seed=7, dtype=dtype))))
+        assert results[-1][4].stride() == leaves[3].stride()
+    for contiguous, channels_last in zip(*results, strict=True):
+        assert torch.equal(contiguous, channels_last)
+
+
 @pytest.mark.parametrize("case", [(16, 8, 3, (6, 5)), (3, 4, 7, (6, 5))], ids=str)
 @pytest.mark.parametrize("unpool", [False, True], ids=["map", "unpooled"])
 def test_operators_are_registered_soundly(case, unpool):

@@ -319,6 +319,29 @@ def test_reference_equals_torch(device, size, relu):
     )
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=id_of)
+@pytest.mark.parametrize("layout", ["channels_last", "sliced"])
+@pytest.mark.parametrize(
+    ("channels", "out_channels", "kernel_size", "size"),
+    [(16, 8, 3, (7, 6)), (43, 70, 3, (9, 8)), (32, 64, 3, (4, 4)), (5, 6, 3, (6, 6)), (5, 3, 7, (6, 5))],
+    ids=str,
+)
+def test_the_layout_of_the_weight_changes_no_result(device, channels, out_channels, kernel_size, size, layout, dtype):
+    pooled = [(side + 1) // 2 for side in size]
+    x, codes = normals(2, channels, *pooled, dtype=dtype).to(device), random_codes(2, channels, *pooled).to(device)
+    weight = normals(out_channels, channels, kernel_size, kernel_size, seed=1, dtype=dtype).to(device)
+    grad_output = normals(2, out_channels, *size, seed=2, dtype=dtype).to(device)
+    results = []
+    for laid_out in (weight, LAYOUTS[layout](weight)):
+        inputs = x.clone().requires_grad_(), laid_out.detach().requires_grad_()
+        output = max_unpool2d_conv2d(inputs[0], codes, inputs[1], output_size=size)
+        results.append((output, *torch.autograd.grad(output, inputs, grad_output)))
+    for contiguous, other in zip(*results, strict=True):
+        assert torch.equal(contiguous, other)
+    assert results[0][2].is_contiguous()
+    assert results[1][2].is_contiguous(memory_format=torch.channels_last) == (layout == "channels_last")
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no_bias"])
@@ -332,7 +355,9 @@ def test_opcheck(device, with_bias, relu, layout):
         torch.library.opcheck(ops.max_unpool2d_conv2d.default, (inputs[0], codes, *inputs[1:], 5, 8, relu))
     gradient = LAYOUTS[layout](normals(2, 6, 5, 8).to(device))
     torch.library.opcheck(ops.max_unpool2d_conv2d_grad_input.default, (gradient, codes, weight, 3, 4))
-    torch.library.opcheck(ops.max_unpool2d_conv2d_grad_weight.default, (gradient, x, codes, 3))
+    torch.library.opcheck(
+        ops.max_unpool2d_conv2d_grad_weight.default, (gradient, x, codes, 3, layout == "channels_last")
+    )
     torch.library.opcheck(ops.conv_bias_grad.default, (gradient,))
 
 

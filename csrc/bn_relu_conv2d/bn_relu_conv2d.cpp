@@ -6,6 +6,7 @@
 
 #include "bn_relu_conv2d/bn_relu_conv2d_cpu_kernel.h"
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
+#include "common/convolution.h"
 #include "common/huge_pages.h"
 #include "common/parallel.h"
 #include "conv3x3/conv3x3.h"
@@ -63,7 +64,7 @@ void check_weight(const char* op, const at::Tensor& weight, const at::Tensor& li
                     channels_dim == 1 ? "C" : "K", " = ", channels, ", got shape ", weight.sizes());
 }
 
-// A convolution's contiguous weight and bias, the latter undefined where there is none.
+// A convolution's weight and bias as the kernels read them, the latter undefined where there is none.
 struct Convolution {
   at::Tensor weight, bias;
 };
@@ -75,7 +76,7 @@ Convolution make_convolution(const char* op, const at::Tensor& input, const at::
     check_like(op, "bias", *bias, input);
     check_shape(op, "bias", *bias, {weight.size(0)}, "(K)");
   }
-  return {weight.contiguous(), bias ? bias->contiguous() : at::Tensor()};
+  return {conv3x3::dense_weight(weight), bias ? bias->contiguous() : at::Tensor()};
 }
 
 at::Tensor empty_map(const at::Tensor& like, int64_t channels, int64_t height, int64_t width) {
@@ -189,7 +190,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_conv2d_grad_input(
   at::Tensor grad_input = empty_output(operand.map, input.size(2), input.size(3));
   if (grad_input.numel() > 0) {
     const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);
-    conv3x3::run_grad_input(grad, weight.contiguous(), operand.source.codes, grad_input);
+    conv3x3::run_grad_input(grad, weight, operand.source.codes, grad_input);
   }
   if (!operand.affine) {
     return {grad_input, at::empty({0}, input.options()), at::empty({0}, input.options())};
@@ -202,7 +203,7 @@ at::Tensor bn_relu_conv2d_grad_weight(const at::Tensor& grad_output, const at::T
                                       const std::optional<at::Tensor>& bn_weight,
                                       const std::optional<at::Tensor>& bn_bias, const std::optional<at::Tensor>& mean,
                                       const std::optional<at::Tensor>& var, double eps,
-                                      const std::optional<at::Tensor>& codes) {
+                                      const std::optional<at::Tensor>& codes, bool channels_last) {
   const char* op = "bn_relu_conv2d_grad_weight";
   check_map(op, "grad_output", grad_output);
   check_like(op, "grad_output", grad_output, input);
@@ -211,8 +212,11 @@ at::Tensor bn_relu_conv2d_grad_weight(const at::Tensor& grad_output, const at::T
   TORCH_CHECK_VALUE(grad_output.size(0) == input.size(0), op, ": grad_output must have the batch size of input (",
                     input.size(0), "), got ", grad_output.size(0));
   const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);
-  at::Tensor grad_weight = at::zeros({grad.size(1), input.size(1), 3, 3}, input.options());
-  if (grad.numel() > 0) {
+  at::Tensor grad_weight =
+      at::empty({grad.size(1), input.size(1), 3, 3}, input.options().memory_format(weight_format(channels_last)));
+  if (grad.numel() == 0) {
+    grad_weight.zero_();
+  } else {
     const conv3x3::Shape shape{grad.size(0), input.size(1), grad.size(1), grad.size(2), grad.size(3)};
     conv3x3::run_grad_weight(shape, operand.source, grad, grad_weight);
   }

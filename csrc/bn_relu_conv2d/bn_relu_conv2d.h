@@ -35,12 +35,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_conv2d_grad_input(
     const std::optional<at::Tensor>& var, double eps, bool batch_statistics, const std::optional<at::Tensor>& codes,
     const at::Tensor& weight);
 
-// Gradient of weight [K, C, 3, 3]. That of the bias is conv_bias_grad's.
+// Gradient of weight [K, C, 3, 3], channels_last or contiguous. That of the bias is conv_bias_grad's.
 at::Tensor bn_relu_conv2d_grad_weight(const at::Tensor& grad_output, const at::Tensor& input,
                                       const std::optional<at::Tensor>& bn_weight,
                                       const std::optional<at::Tensor>& bn_bias, const std::optional<at::Tensor>& mean,
                                       const std::optional<at::Tensor>& var, double eps,
-                                      const std::optional<at::Tensor>& codes);
+                                      const std::optional<at::Tensor>& codes, bool channels_last);
 
 // Convolution, ReLU and the 2x2, stride-2 max pool in ceil mode: output [N, K, OH, OW], channels_last, and its codes
 // [N, OH, OW, ceil(K / 4)].

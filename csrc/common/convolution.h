@@ -6,6 +6,11 @@
 
 namespace segnet_ext {
 
+// The layouts of a weight, and of its gradient.
+inline at::MemoryFormat weight_format(bool channels_last) {
+  return channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+}
+
 // map [N, C, H, W], weight [K, C, k, k]: [N, K, H, W], channels_last.
 at::Tensor convolve(const at::Tensor& map, const at::Tensor& weight);
 

@@ -11,11 +11,18 @@ bool suits(int64_t kernel_size, int64_t in_channels, int64_t out_channels) {
   return kernel_size == 3 && in_channels >= 16 && out_channels >= 8;
 }
 
+at::Tensor dense_weight(const at::Tensor& weight) {
+  return weight.is_contiguous(at::MemoryFormat::ChannelsLast) ? weight : weight.contiguous();
+}
+
 Weight forward_weight(const at::Tensor& weight) {
-  return {weight.const_data_ptr(), weight.size(1) * 9, 9, /*flip=*/false};
+  const int64_t channels = weight.size(1);
+  return weight.is_contiguous() ? Weight{weight.const_data_ptr(), channels * 9, 9, 1, /*flip=*/false}
+                                : Weight{weight.const_data_ptr(), channels * 9, 1, channels, /*flip=*/false};
 }
 Weight transposed_weight(const at::Tensor& weight) {
-  return {weight.const_data_ptr(), 9, weight.size(1) * 9, /*flip=*/true};
+  const Weight forward = forward_weight(weight);
+  return {forward.data, forward.c_stride, forward.k_stride, forward.tap_stride, /*flip=*/true};
 }
 
 void run_forward(at::ScalarType dtype, const ForwardParams& params) {
@@ -30,7 +37,8 @@ void run_grad_input(const at::Tensor& grad_output, const at::Tensor& weight, con
   params.shape = {grad_output.size(0), grad_output.size(1), grad_input.size(1), grad_output.size(2),
                   grad_output.size(3)};
   params.source.map = grad_output.const_data_ptr();
-  params.weight = transposed_weight(weight);
+  const at::Tensor dense = dense_weight(weight);
+  params.weight = transposed_weight(dense);
   params.result = codes == nullptr ? Result::kMap : Result::kWinners;
   params.output = grad_input.mutable_data_ptr();
   params.codes = codes;
@@ -52,7 +60,8 @@ void run_grad_weight(const Shape& shape, const Source& source, const at::Tensor&
                                 grad_output.const_data_ptr(),
                                 parts,
                                 sums.defined() ? sums.mutable_data_ptr() : nullptr,
-                                grad_weight.mutable_data_ptr()};
+                                grad_weight.mutable_data_ptr(),
+                                !grad_weight.is_contiguous()};
   at::parallel_for(0, parts * blocks, 1,
                    [&](int64_t begin, int64_t end) { grad_weight_sums(dtype, params, begin, end); });
   if (parts > 1) {

@@ -77,11 +77,19 @@ void write_taps(const GradWeightParams& p, int64_t block, int64_t begin, int64_t
       constexpr int kLanesHere = decltype(lanes)::value;
       using V = Vec<acc_t, kLanesHere>;
       V taps[kTaps];
+      const auto write = [&] {
+        if (!p.channels_last) {
+          return store_taps<scalar_t, acc_t, kLanesHere>(taps, to + c * kTaps);
+        }
+        for (int tap = 0; tap < kTaps; ++tap) {
+          store<kLanesHere>(to + tap * s.in_channels + c, taps[tap]);
+        }
+      };
       if (s.direct()) {
         for (int tap = 0; tap < kTaps; ++tap) {
           taps[tap] = load<kLanesHere>(sums + (tap * kGradBlock + k) * row_stride + c);
         }
-        return store_taps<scalar_t, acc_t, kLanesHere>(taps, to + c * kTaps);
+        return write();
       }
       transform_square<6, 3, V>(
           [](const auto& in, auto& out) { Winograd<acc_t, kGradTile>::transform_tap_grads(in, out); },
@@ -95,7 +103,7 @@ void write_taps(const GradWeightParams& p, int64_t block, int64_t begin, int64_t
             }
           },
           [&](int row, int col, V value) { taps[3 * row + col] = value; });
-      store_taps<scalar_t, acc_t, kLanesHere>(taps, to + c * kTaps);
+      write();
     });
   }
 }

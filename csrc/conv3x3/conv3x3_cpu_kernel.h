@@ -17,10 +17,10 @@
 namespace segnet_ext::conv3x3 {
 
 // A 3x3 convolution's weights: the element of output channel k, input channel c and tap t lies at k * k_stride +
-// c * c_stride + t, or where `flip` is set at ... + 8 - t.
+// c * c_stride + t * tap_stride, or where `flip` is set with tap 8 - t. One of the strides is 1.
 struct Weight {
   const void* data;
-  int64_t k_stride, c_stride;
+  int64_t k_stride, c_stride, tap_stride;
   bool flip;
 };
 
@@ -105,7 +105,8 @@ struct GradWeightParams {
   const void* grad_output;  // [N, H, W, K]
   int64_t parts;
   void* sums;         // [parts, blocks, grad_weight_sums_size] of acc_t, work space; unused where there is one part
-  void* grad_weight;  // [K, C, 3, 3]
+  void* grad_weight;  // [K, C, 3, 3], or where it is channels_last [K, 3, 3, C]
+  bool channels_last;
 };
 // First tasks [begin, end) of parts * blocks; then, where there are several parts, output channels [begin, end).
 void grad_weight_sums(DType dtype, const GradWeightParams& params, int64_t begin, int64_t end);

@@ -290,11 +290,10 @@ SEGNET_INLINE void transpose(V (&rows)[sizeof...(kIndex)], std::integer_sequence
   }
 }
 
-// The taps of `channels` output channels from k on, of input channels [begin, end): to [c, tap, panel], zero past the
-// last output channel.
+// gather_taps of a weight whose taps lie side by side.
 template <class scalar_t>
-void gather_taps(const Weight& weight, int64_t k, int64_t channels, int64_t begin, int64_t end,
-                 acc_type<scalar_t>* to) {
+void gather_contiguous_taps(const Weight& weight, int64_t k, int64_t channels, int64_t begin, int64_t end,
+                            acc_type<scalar_t>* to) {
   using acc_t = acc_type<scalar_t>;
   constexpr int kBlock = 8;  // taps and output channels that are transposed at a time; the ninth tap goes alone
   for (int64_t c = begin; c < end; ++c, to += kTaps * kPanel<acc_t>) {
@@ -319,9 +318,74 @@ void gather_taps(const Weight& weight, int64_t k, int64_t channels, int64_t begi
         store<1>(row(tap) + i, load<1>(from + tap));
       }
     }
-    for (int tap = 0; channels < kPanel<acc_t> && tap < kTaps; ++tap) {
-      std::fill(row(tap) + channels, row(tap) + kPanel<acc_t>, acc_t(0));
+  }
+}
+
+// gather_taps of a weight whose input channels lie side by side.
+template <class scalar_t>
+void gather_channels_last_taps(const Weight& weight, int64_t k, int64_t channels, int64_t begin, int64_t end,
+                               acc_type<scalar_t>* to) {
+  using acc_t = acc_type<scalar_t>;
+  constexpr int kBlock = 8;
+  for (int tap = 0; tap < kTaps; ++tap, to += kPanel<acc_t>) {
+    const auto* plane = static_cast<const scalar_t*>(weight.data) + k * weight.k_stride +
+                        (weight.flip ? kTaps - 1 - tap : tap) * weight.tap_stride;
+    const auto copy = [&](int64_t c_begin, int64_t c_end, int64_t i_begin) {
+      for (int64_t i = i_begin; i < channels; ++i) {
+        for (int64_t c = c_begin; c < c_end; ++c) {
+          store<1>(to + (c - begin) * kTaps * kPanel<acc_t> + i, load<1>(plane + i * weight.k_stride + c));
+        }
+      }
+    };
+    int64_t c = begin;
+    if constexpr (kPanel<acc_t> % kBlock == 0) {
+      for (; c + kBlock <= end; c += kBlock) {
+        int64_t i = 0;
+        for (; i + kBlock <= channels; i += kBlock) {
+          Vec<acc_t, kBlock> block[kBlock];
+          for (int lane = 0; lane < kBlock; ++lane) {
+            block[lane] = load<kBlock>(plane + (i + lane) * weight.k_stride + c);
+          }
+          transpose(block, std::make_integer_sequence<int, kBlock>{});
+          for (int lane = 0; lane < kBlock; ++lane) {
+            store<kBlock>(to + (c - begin + lane) * kTaps * kPanel<acc_t> + i, block[lane]);
+          }
+        }
+        copy(c, c + kBlock, i);
+      }
     }
+    copy(c, end, 0);
+  }
+}
+
+// gather_taps of a weight whose output channels lie side by side.
+template <class scalar_t>
+void copy_taps(const Weight& weight, int64_t k, int64_t channels, int64_t begin, int64_t end, acc_type<scalar_t>* to) {
+  using acc_t = acc_type<scalar_t>;
+  for (int64_t c = begin; c < end; ++c) {
+    for (int tap = 0; tap < kTaps; ++tap, to += kPanel<acc_t>) {
+      const auto* from = static_cast<const scalar_t*>(weight.data) + k + c * weight.c_stride +
+                         (weight.flip ? kTaps - 1 - tap : tap) * weight.tap_stride;
+      for_lanes<acc_t>(channels, [&](int64_t i, auto lanes) {
+        constexpr int kLanes = decltype(lanes)::value;
+        store<kLanes>(to + i, load<kLanes>(from + i));
+      });
+    }
+  }
+}
+
+// The taps of `channels` output channels from k on, of input channels [begin, end): to [c, tap, panel], zero past the
+// last output channel.
+template <class scalar_t>
+void gather_taps(const Weight& weight, int64_t k, int64_t channels, int64_t begin, int64_t end,
+                 acc_type<scalar_t>* to) {
+  using acc_t = acc_type<scalar_t>;
+  const auto gather = weight.tap_stride == 1 ? gather_contiguous_taps<scalar_t>
+                      : weight.c_stride == 1 ? gather_channels_last_taps<scalar_t>
+                                             : copy_taps<scalar_t>;
+  gather(weight, k, channels, begin, end, to);
+  for (int64_t row = 0; channels < kPanel<acc_t> && row < (end - begin) * kTaps; ++row) {
+    std::fill(to + row * kPanel<acc_t> + channels, to + (row + 1) * kPanel<acc_t>, acc_t(0));
   }
 }
 

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include "common/convolution.h"
 #include "common/dispatch.h"
 #include "common/huge_pages.h"
 #include "max_pool2d_with_codes/max_pool2d_with_codes.h"
@@ -53,7 +54,7 @@ at::Tensor max_unpool2d_conv2d_forward(const at::Tensor& input, const at::Tensor
   if (output.numel() > 0) {
     const Shape shape{pool.batch, pool.channels, pool.pooled_height, pool.pooled_width, weight.size(0),
                       height,     width,         weight.size(2)};
-    SEGNET_DISPATCH(map, max_unpool2d_conv2d::forward, shape, map, codes, weight.contiguous(), bias, relu, output);
+    SEGNET_DISPATCH(map, max_unpool2d_conv2d::forward, shape, map, codes, weight, bias, relu, output);
   }
   return output;
 }
@@ -75,13 +76,13 @@ at::Tensor max_unpool2d_conv2d_grad_input(const at::Tensor& grad_output, const a
   if (grad_input.numel() > 0) {
     const Shape shape{pool.batch,     pool.channels, pooled_height, pooled_width,
                       weight.size(0), pool.height,   pool.width,    weight.size(2)};
-    SEGNET_DISPATCH(grad, max_unpool2d_conv2d::grad_input, shape, grad, codes, weight.contiguous(), grad_input);
+    SEGNET_DISPATCH(grad, max_unpool2d_conv2d::grad_input, shape, grad, codes, weight, grad_input);
   }
   return grad_input;
 }
 
 at::Tensor max_unpool2d_conv2d_grad_weight(const at::Tensor& grad_output, const at::Tensor& input,
-                                           const at::Tensor& codes, int64_t kernel_size) {
+                                           const at::Tensor& codes, int64_t kernel_size, bool channels_last) {
   const char* op = "max_unpool2d_conv2d_grad_weight";
   check_map(op, "input", input);
   check_map(op, "grad_output", grad_output);
@@ -96,11 +97,14 @@ at::Tensor max_unpool2d_conv2d_grad_weight(const at::Tensor& grad_output, const 
   const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);
   const Shape shape{pool.batch,   pool.channels, pool.pooled_height, pool.pooled_width,
                     grad.size(1), pool.height,   pool.width,         kernel_size};
-  at::Tensor grad_weight = at::zeros({shape.out_channels, shape.in_channels, kernel_size, kernel_size}, map.options());
-  if (grad.numel() > 0) {
+  at::Tensor grad_weight = at::empty({shape.out_channels, shape.in_channels, kernel_size, kernel_size},
+                                     map.options().memory_format(weight_format(channels_last)));
+  if (grad.numel() == 0) {
+    grad_weight.zero_();
+  } else {
     SEGNET_DISPATCH(map, max_unpool2d_conv2d::grad_weight, shape, grad, map, codes, grad_weight);
   }
-  return grad_weight;
+  return grad_weight.contiguous(weight_format(channels_last));
 }
 
 }  // namespace segnet_ext

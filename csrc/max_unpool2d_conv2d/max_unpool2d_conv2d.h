@@ -15,15 +15,16 @@ at::Tensor max_unpool2d_conv2d_forward(const at::Tensor& input, const at::Tensor
 at::Tensor max_unpool2d_conv2d_grad_input(const at::Tensor& grad_output, const at::Tensor& codes,
                                           const at::Tensor& weight, int64_t pooled_height, int64_t pooled_width);
 
-// Gradient of weight [K, C, k, k]. That of the bias is conv_bias_grad's.
+// Gradient of weight [K, C, k, k], channels_last or contiguous. That of the bias is conv_bias_grad's.
 at::Tensor max_unpool2d_conv2d_grad_weight(const at::Tensor& grad_output, const at::Tensor& input,
-                                           const at::Tensor& codes, int64_t kernel_size);
+                                           const at::Tensor& codes, int64_t kernel_size, bool channels_last);
 
 namespace max_unpool2d_conv2d {
 
 struct Shape;
 
-// All maps channels_last, codes and weight contiguous, nothing empty.
+// All maps channels_last, codes contiguous, weight of any layout, nothing empty. grad_weight, to be filled, may be
+// replaced by a contiguous one.
 void forward_cpu(const Shape& shape, const at::Tensor& input, const at::Tensor& codes, const at::Tensor& weight,
                  const std::optional<at::Tensor>& bias, bool relu, at::Tensor& output);
 void grad_input_cpu(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& codes,

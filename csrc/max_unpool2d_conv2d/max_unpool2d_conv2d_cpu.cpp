@@ -15,7 +15,7 @@ at::Tensor packed_weight(DType dtype, const Shape& shape, const ChannelBlocks& b
                          const at::Tensor& weight) {
   at::Tensor packed = at::empty({blocks.count, shape.in_channels, shape.taps(), blocks.width},
                                 weight.options().dtype(acc_scalar_type(weight.scalar_type())));
-  pack_weight(dtype, shape, blocks, flip, weight.const_data_ptr(), packed.mutable_data_ptr());
+  pack_weight(dtype, shape, blocks, flip, weight.contiguous().const_data_ptr(), packed.mutable_data_ptr());
   return packed;
 }
 
@@ -44,7 +44,8 @@ void forward_cpu(const Shape& shape, const at::Tensor& input, const at::Tensor& 
     conv3x3::ForwardParams params{};
     params.shape = conv3x3_shape(shape);
     params.source = unpooled(shape, input, codes);
-    params.weight = conv3x3::forward_weight(weight);
+    const at::Tensor dense = conv3x3::dense_weight(weight);
+    params.weight = conv3x3::forward_weight(dense);
     params.bias = bias ? bias_vector.const_data_ptr() : nullptr;
     params.relu = relu;
     params.result = conv3x3::Result::kMap;
@@ -94,6 +95,7 @@ void grad_weight_cpu(const Shape& shape, const at::Tensor& grad_output, const at
     return conv3x3::run_grad_weight(conv3x3_shape(shape), unpooled(shape, input, codes), grad_output, grad_weight);
   }
   const DType dtype = to_dtype(input.scalar_type());
+  grad_weight = at::empty(grad_weight.sizes(), grad_weight.options());  // contiguous
   const GradWeightParams params{shape,
                                 grad_weight_blocks(dtype, shape),
                                 grad_output.const_data_ptr(),

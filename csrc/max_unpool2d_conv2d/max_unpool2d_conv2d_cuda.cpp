@@ -25,7 +25,8 @@ void run_fused(const Shape& shape, Direction direction, const at::Tensor& map, c
   }
   arguments.map = context.read(map, direction == Direction::kForward ? "input" : "grad_output");
   arguments.codes = static_cast<const uint8_t*>(context.read(codes, "codes"));
-  arguments.weight = context.read(weight, "weight");
+  const at::Tensor contiguous_weight = weight.contiguous();
+  arguments.weight = context.read(contiguous_weight, "weight");
   arguments.bias = bias ? context.read(*bias, "bias") : nullptr;
   arguments.relu = relu;
   arguments.result = context.write(result, direction == Direction::kForward ? "output" : "grad_input");
@@ -54,7 +55,7 @@ void forward_cuda(const Shape& shape, const at::Tensor& input, const at::Tensor&
   const std::optional<at::Tensor> whole_bias = bias ? std::optional(bias->contiguous()) : bias;
   if (is_dense(input)) {
     output.reset();
-    output = convolve(unpool(shape, input, codes), weight);
+    output = convolve(unpool(shape, input, codes), weight.contiguous());
     if (whole_bias || relu) {
       output = conv_bias::add_cuda(output, whole_bias.value_or(at::Tensor()), relu);
     }
@@ -66,7 +67,7 @@ void forward_cuda(const Shape& shape, const at::Tensor& input, const at::Tensor&
 void grad_input_cuda(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& codes,
                      const at::Tensor& weight, at::Tensor& grad_input) {
   if (is_dense(grad_output)) {
-    const at::Tensor grad_unpooled = convolve_grad_map(grad_output, weight);
+    const at::Tensor grad_unpooled = convolve_grad_map(grad_output, weight.contiguous());
     return max_pool2d_with_codes::gather_cuda(pool_of(shape), grad_unpooled, codes, grad_input);
   }
   run_fused(shape, Direction::kGradInput, grad_output, codes, weight, std::nullopt, /*relu=*/false, grad_input);
@@ -78,6 +79,7 @@ void grad_weight_cuda(const Shape& shape, const at::Tensor& grad_output, const a
     grad_weight = convolve_grad_weight(grad_output, unpool(shape, input, codes), shape.kernel_size);
     return;
   }
+  grad_weight = at::empty(grad_weight.sizes(), grad_weight.options());  // contiguous
   CudaContext context(input);
   const DType dtype = to_dtype(input.scalar_type());
   const GradWeightPlan plan = plan_grad_weight(context.launcher(), dtype, allow_tf32(), shape);

@@ -105,6 +105,16 @@ def empty_codes(like: Tensor, channels: int, pooled_height: int, pooled_width: i
     return like.new_empty((like.shape[0], pooled_height, pooled_width, (channels + 3) // 4), dtype=torch.uint8)
 
 
+def is_channels_last(weight: Tensor) -> bool:
+    """Whether a convolution's weight is channels_last, as in a model that is; its gradient is made to lie likewise."""
+    return weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+
+
+def weight_format(channels_last: bool) -> torch.memory_format:
+    """The layout of a convolution's weight or its gradient."""
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
 def pooled_size(size: int, ceil_mode: bool) -> int:
     """Rows or columns that a 2x2, stride-2 pool makes of ``size``."""
     return (size + 1) // 2 if ceil_mode else size // 2

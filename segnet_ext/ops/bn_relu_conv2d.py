@@ -15,9 +15,11 @@ from segnet_ext.ops._common import (
     autocast,
     empty_codes,
     empty_map,
+    is_channels_last,
     operator,
     pooled_size,
     unpooled_size,
+    weight_format,
 )
 from segnet_ext.ops.max_pool2d_with_codes import max_pool2d_with_codes
 from segnet_ext.ops.max_unpool2d_conv2d import conv_bias_grad
@@ -359,15 +361,20 @@ def _grad_weight(
     codes: Tensor | None,
     weight: Tensor,
 ) -> Tensor:
+    channels_last = is_channels_last(weight)
     if _has_kernel(input, weight):
-        return _C.bn_relu_conv2d_grad_weight(grad_output, input, bn_weight, bn_bias, mean, var, eps, codes)
+        return _C.bn_relu_conv2d_grad_weight(
+            grad_output, input, bn_weight, bn_bias, mean, var, eps, codes, channels_last
+        )
     operand = _operand(input, bn_weight, bn_bias, mean, var, eps)
     if codes is not None:
-        return _C.max_unpool2d_conv2d_grad_weight(grad_output, operand, codes, weight.shape[2])
+        return _C.max_unpool2d_conv2d_grad_weight(grad_output, operand, codes, weight.shape[2], channels_last)
     if _on_cuda(input):
         grad_output, operand = (t.contiguous(memory_format=torch.channels_last) for t in (grad_output, operand))
-        return _C.convolve_grad_weight(grad_output, operand, weight.shape[2])
-    return _convolution_backward(grad_output, operand, weight, [False, True, False])[1].contiguous()
+        grad_weight = _C.convolve_grad_weight(grad_output, operand, weight.shape[2])
+    else:
+        grad_weight = _convolution_backward(grad_output, operand, weight, [False, True, False])[1]
+    return grad_weight.contiguous(memory_format=weight_format(channels_last))
 
 
 @_grad_weight.register_fake
@@ -382,7 +389,7 @@ def _(
     codes: Tensor | None,
     weight: Tensor,
 ) -> Tensor:
-    return weight.new_empty(weight.shape)
+    return torch.empty_like(weight, memory_format=weight_format(is_channels_last(weight)))
 
 
 def _convolution_backward(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segnet_ext._extension import _C
-from segnet_ext.ops._common import autocast, empty_map, operator, unpooled_size
+from segnet_ext.ops._common import autocast, empty_map, is_channels_last, operator, unpooled_size, weight_format
 
 
 def max_unpool2d_conv2d(
@@ -86,13 +86,14 @@ def _(grad_output: Tensor, codes: Tensor, weight: Tensor, pooled_height: int, po
 
 
 @operator("max_unpool2d_conv2d_grad_weight")
-def _grad_weight(grad_output: Tensor, input: Tensor, codes: Tensor, kernel_size: int) -> Tensor:
-    return _C.max_unpool2d_conv2d_grad_weight(grad_output, input, codes, kernel_size)
+def _grad_weight(grad_output: Tensor, input: Tensor, codes: Tensor, kernel_size: int, channels_last: bool) -> Tensor:
+    return _C.max_unpool2d_conv2d_grad_weight(grad_output, input, codes, kernel_size, channels_last)
 
 
 @_grad_weight.register_fake
-def _(grad_output: Tensor, input: Tensor, codes: Tensor, kernel_size: int) -> Tensor:
-    return input.new_empty((grad_output.shape[1], input.shape[1], kernel_size, kernel_size))
+def _(grad_output: Tensor, input: Tensor, codes: Tensor, kernel_size: int, channels_last: bool) -> Tensor:
+    size = grad_output.shape[1], input.shape[1], kernel_size, kernel_size
+    return torch.empty(size, dtype=input.dtype, device=input.device, memory_format=weight_format(channels_last))
 
 
 @operator("conv_bias_grad")
@@ -121,7 +122,7 @@ def _autograd(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.needs_input_grad[0]:
         grad_input = _grad_input(grad_output, codes, weight, *input.shape[2:])
     if ctx.needs_input_grad[2]:
-        grad_weight = _grad_weight(grad_output, input, codes, weight.shape[-1])
+        grad_weight = _grad_weight(grad_output, input, codes, weight.shape[-1], is_channels_last(weight))
     if ctx.needs_input_grad[3]:
         grad_bias = conv_bias_grad(grad_output)
     return grad_input, None, grad_weight, grad_bias, *[None] * 3
