@@ -20,7 +20,10 @@ class ForwardTask {
         products_(s_.direct() ? 1 : points(kTile), rows_of(s_, max_tiles), kPanel<acc_t>) {}
 
   void run(int64_t tile_begin, int64_t tile_end, int64_t k_begin, int64_t k_end) {
-    transform_patches<kTile, scalar_t>(s_, p_.source, tile_begin, tile_end, patches_);
+    if (tile_begin != patches_begin_) {  // else they are those of the task before
+      transform_patches<kTile, scalar_t>(s_, p_.source, tile_begin, tile_end, patches_);
+      patches_begin_ = tile_begin;
+    }
     for (int64_t k = k_begin; k < k_end; k += kPanel<acc_t>) {
       const int64_t channels = std::min<int64_t>(kPanel<acc_t>, k_end - k);
       multiply_panel(tile_end - tile_begin, k, channels);
@@ -165,6 +168,7 @@ class ForwardTask {
   const ForwardParams& p_;
   const Shape& s_;
   const bool past_caches_;
+  int64_t patches_begin_ = -1;    // the first tile that there are patches of
   const Planes<acc_t> patches_;   // [tile, input channel]
   const LineArray<acc_t> taps_;   // [input channel, tap, output channel of a panel]
   const Planes<acc_t> weights_;   // [input channel, output channel of a panel]; unused where the convolution is direct

@@ -38,7 +38,9 @@ namespace segnet_ext::conv3x3 {
 Tasks forward_tasks(DType dtype, const Shape& shape, int64_t threads) {
   const int64_t wanted = threads == 1 ? 1 : 4 * threads;
   const int64_t side = forward_tile(dtype), task_tiles = side == 6 ? kTaskTiles : 2 * kTaskTiles;
-  Tasks tasks{ceil_div(shape.tiles(side), task_tiles), 1};
+  // As many for each thread, unless there are few tiles.
+  const int64_t blocks = ceil_div(shape.tiles(side), task_tiles);
+  Tasks tasks{blocks < threads ? blocks : ceil_div(blocks, threads) * threads, 1};
   while (tasks.count() < wanted && 2 * tasks.channel_blocks <= ceil_div(shape.out_channels, kMinChannels)) {
     tasks.channel_blocks *= 2;
   }
