@@ -15,6 +15,7 @@ from torch import nn
 from segnet_ext import SegNet, SegNetBasic, ops, reference
 from segnet_ext.models.segnet_basic import BasicDecoderStage
 from segnet_ext.nn import BNReLUMaxPool2d, MaxUnpoolConv2d
+from segnet_ext.ops._batch_norm import batch_moments
 
 SIZES = [(32, 32), (37, 45), (64, 48)]
 
@@ -64,6 +65,9 @@ def decisions(
 
         return observe
 
+    def channels(vector):
+        return vector.double()[:, None, None]
+
     handles = [
         module.register_forward_hook(observer(name))
         for name, module in model.named_modules()
@@ -71,8 +75,11 @@ def decisions(
     ]
 
     def fused_op(input, bn_weight, bn_bias, running_mean, running_var, weight, bias, training, momentum, eps, *unpool):
-        statistics = (None, None) if training else (running_mean, running_var)
-        found.append(F.batch_norm(input, *statistics, bn_weight, bn_bias, training, 0.0, eps) > 0)
+        # As the operation does it: torch's own rounding may differ in a sign. In float64 the product is exact.
+        mean, var = batch_moments(input) if training else (running_mean, running_var)
+        scale = bn_weight * (var + eps).rsqrt()
+        shift = bn_bias - mean * scale
+        found.append(input.double() * channels(scale) + channels(shift) > 0)
         args = (running_mean, running_var, weight, bias, training, momentum, eps)
         return bn_relu_conv2d(input, bn_weight, bn_bias, *args, *unpool)
 
