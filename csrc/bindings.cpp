@@ -4,6 +4,7 @@
 #include "bn_relu/bn_relu.h"
 #include "bn_relu_conv2d/bn_relu_conv2d.h"
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
+#include "bn_relu_max_pool2d/bn_relu_max_pool2d_autograd.h"
 #include "build_info.h"
 #include "codes_to_indices/codes_to_indices.h"
 #include "common/convolution.h"
@@ -59,6 +60,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("max_pool2d_with_codes_backward", &max_pool2d_with_codes_backward, no_gil, py::arg("grad_output"),
         py::arg("codes"), py::arg("height"), py::arg("width"));
 
+  m.def("bn_relu_max_pool2d_call", &bn_relu_max_pool2d_call, no_gil, py::arg("input"), py::arg("weight"),
+        py::arg("bias"), py::arg("running_mean"), py::arg("running_var"), py::arg("training"), py::arg("momentum"),
+        py::arg("eps"), py::arg("ceil_mode"));
   m.def("bn_relu_max_pool2d_stats", &bn_relu_max_pool2d_stats, no_gil, py::arg("input"));
   m.def("bn_relu_max_pool2d_forward", &bn_relu_max_pool2d_forward, no_gil, py::arg("input"), py::arg("weight"),
         py::arg("bias"), py::arg("mean"), py::arg("var"), py::arg("eps"), py::arg("ceil_mode"));

@@ -6,6 +6,17 @@ from torch import Tensor
 def build_info() -> dict[str, Any]: ...
 def max_pool2d_with_codes_forward(input: Tensor, ceil_mode: bool) -> tuple[Tensor, Tensor]: ...
 def max_pool2d_with_codes_backward(grad_output: Tensor, codes: Tensor, height: int, width: int) -> Tensor: ...
+def bn_relu_max_pool2d_call(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    ceil_mode: bool,
+) -> tuple[Tensor, Tensor]: ...
 def bn_relu_max_pool2d_stats(input: Tensor) -> tuple[Tensor, Tensor]: ...
 def bn_relu_max_pool2d_forward(
     input: Tensor,

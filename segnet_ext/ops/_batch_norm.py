@@ -9,15 +9,20 @@ from segnet_ext._extension import _C
 from segnet_ext.ops._common import operator
 
 
-def batch_norm_statistics(
-    op: str, input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, training: bool
-) -> tuple[Tensor, Tensor]:
-    """The mean and biased variance to normalise ``input`` with: the batch's own in training, else the running ones."""
+def check_running_stats(op: str, running_mean: Tensor | None, running_var: Tensor | None, training: bool) -> None:
+    """Raises ValueError unless both are given or, in training, neither."""
     if (running_mean is None) != (running_var is None) or not (training or running_mean is not None):
         raise ValueError(
             f"{op}: running_mean and running_var must both be given, or in training neither; got "
             f"running_mean {_shape(running_mean)}, running_var {_shape(running_var)}, training {training}"
         )
+
+
+def batch_norm_statistics(
+    op: str, input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, training: bool
+) -> tuple[Tensor, Tensor]:
+    """The mean and biased variance to normalise ``input`` with: the batch's own in training, else the running ones."""
+    check_running_stats(op, running_mean, running_var, training)
     if not training:
         assert running_mean is not None and running_var is not None
         return running_mean, running_var

@@ -15,6 +15,18 @@ _LIBRARY = torch.library.Library("segnet_ext", "FRAGMENT")
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
+def is_plain(*args: Any) -> bool:
+    """Whether these are the arguments of a call in eager mode on plain tensors, which nothing in torch has to see."""
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return False
+    return all(not isinstance(arg, Tensor) or (type(arg) in _PLAIN and not arg.is_meta) for arg in args)
+
+
 class Operator:
     """A function as the operator ``segnet_ext::name``, for all devices.
 
@@ -36,21 +48,11 @@ class Operator:
         self._differentiable: Callable[..., Any] = self.overload
 
     def __call__(self, *args: Any) -> Any:
-        if (
-            torch.compiler.is_compiling()
-            or torch._C._get_tracing_state() is not None
-            or torch._C._len_torch_dispatch_stack() > 0
-            or torch._C._are_functorch_transforms_active()
-        ):
+        if not is_plain(*args):
             return self.overload(*args)
-        requires_grad = False
-        for arg in args:
-            if isinstance(arg, Tensor):
-                if type(arg) not in _PLAIN or arg.is_meta:
-                    return self.overload(*args)
-                requires_grad = requires_grad or arg.requires_grad
+        graph = torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
         try:
-            return self._differentiable(*args) if requires_grad and torch.is_grad_enabled() else self._function(*args)
+            return self._differentiable(*args) if graph else self._function(*args)
         except TypeError:
             return self.overload(*args)  # which names the argument that pybind11 only shows
 

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from segnet_ext._extension import _C
-from segnet_ext.ops._batch_norm import batch_norm_statistics, per_channel, update_running_stats
-from segnet_ext.ops._common import empty_codes, empty_map, operator, pooled_size
+from segnet_ext.ops._batch_norm import batch_norm_statistics, check_running_stats, per_channel, update_running_stats
+from segnet_ext.ops._common import empty_codes, empty_map, is_plain, operator, pooled_size
 
 
 def bn_relu_max_pool2d(
@@ -60,6 +60,14 @@ def bn_relu_max_pool2d(
         >>> output.shape, codes.shape
         (torch.Size([2, 64, 23, 30]), torch.Size([2, 23, 30, 16]))
     """
+    check_running_stats("bn_relu_max_pool2d", running_mean, running_var, training)
+    if is_plain(input, weight, bias, running_mean, running_var):
+        try:
+            return _C.bn_relu_max_pool2d_call(
+                input, weight, bias, running_mean, running_var, training, momentum, eps, ceil_mode
+            )
+        except TypeError:  # below it names the argument that pybind11 only shows
+            pass
     mean, var = batch_norm_statistics("bn_relu_max_pool2d", input, running_mean, running_var, training)
     result = _forward(input, weight, bias, mean, var, training, eps, ceil_mode)
     if training and running_mean is not None and running_var is not None:

@@ -1,0 +1,108 @@
+#include "bn_relu_max_pool2d/bn_relu_max_pool2d_autograd.h"
+
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
+#include "segnet_ext/checks.h"
+
+namespace segnet_ext {
+namespace bn_relu_max_pool2d_graph {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+using OptionalTensor = std::optional<at::Tensor>;
+
+constexpr const char* kName = "bn_relu_max_pool2d";
+
+OptionalTensor optional(const at::Tensor& tensor) {
+  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+}
+
+// A node of its own, so that it is an error to differentiate it and not a silent zero.
+struct Gradients : torch::autograd::Function<Gradients> {
+  static variable_list forward(AutogradContext*, const at::Tensor& grad_output, const at::Tensor& input,
+                               const at::Tensor& codes, const OptionalTensor& weight, const OptionalTensor& bias,
+                               const at::Tensor& mean, const at::Tensor& var, double eps, bool batch_statistics) {
+    auto [grad_input, grad_weight, grad_bias] =
+        bn_relu_max_pool2d_backward(grad_output, input, codes, weight, bias, mean, var, eps, batch_statistics);
+    return {grad_input, weight ? grad_weight.to(weight->scalar_type()) : grad_weight,
+            bias ? grad_bias.to(bias->scalar_type()) : grad_bias};
+  }
+  static variable_list backward(AutogradContext*, const variable_list&) {
+    TORCH_CHECK(false, kName, ": second derivatives are not implemented");
+  }
+};
+
+struct Forward : torch::autograd::Function<Forward> {
+  static variable_list forward(AutogradContext* context, const at::Tensor& input, const OptionalTensor& weight,
+                               const OptionalTensor& bias, const at::Tensor& mean, const at::Tensor& var,
+                               bool batch_statistics, double eps, bool ceil_mode) {
+    auto [output, codes] = bn_relu_max_pool2d_forward(input, weight, bias, mean, var, eps, ceil_mode);
+    context->save_for_backward({input, codes, weight.value_or(at::Tensor()), bias.value_or(at::Tensor()), mean, var});
+    context->saved_data["eps"] = eps;
+    context->saved_data["batch_statistics"] = batch_statistics;
+    context->set_materialize_grads(false);
+    context->mark_non_differentiable({codes});
+    return {output, codes};
+  }
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    variable_list result(8);
+    if (grads[0].defined()) {
+      const variable_list saved = context->get_saved_variables();
+      const OptionalTensor weight = optional(saved[2]), bias = optional(saved[3]);
+      const variable_list gradients =
+          Gradients::apply(grads[0], saved[0], saved[1], weight, bias, saved[4], saved[5],
+                           context->saved_data["eps"].toDouble(), context->saved_data["batch_statistics"].toBool());
+      result[0] = gradients[0];
+      result[1] = weight ? gradients[1] : at::Tensor();
+      result[2] = bias ? gradients[2] : at::Tensor();
+    }
+    return result;
+  }
+};
+
+// Moves running statistics in place towards a batch's, in the batch's precision.
+void move(const at::Tensor& running, const at::Tensor& batch, double momentum) {
+  if (running.scalar_type() == batch.scalar_type()) {
+    running.lerp_(batch, momentum);
+  } else {
+    running.copy_(running.to(batch.scalar_type()).lerp_(batch, momentum));
+  }
+}
+
+}  // namespace
+}  // namespace bn_relu_max_pool2d_graph
+
+std::tuple<at::Tensor, at::Tensor> bn_relu_max_pool2d_call(const at::Tensor& input,
+                                                           const std::optional<at::Tensor>& weight,
+                                                           const std::optional<at::Tensor>& bias,
+                                                           const std::optional<at::Tensor>& running_mean,
+                                                           const std::optional<at::Tensor>& running_var, bool training,
+                                                           double momentum, double eps, bool ceil_mode) {
+  using namespace bn_relu_max_pool2d_graph;
+  const auto apply = [&](const at::Tensor& mean, const at::Tensor& var) -> std::tuple<at::Tensor, at::Tensor> {
+    variable_list results = Forward::apply(input, weight, bias, mean, var, training, eps, ceil_mode);
+    return {results[0], results[1]};
+  };
+  if (!training) {
+    return apply(running_mean.value(), running_var.value());
+  }
+  const auto [mean, var] = bn_relu_max_pool2d_stats(input.detach());
+  if (running_mean) {
+    check_shape(kName, "running_mean", *running_mean, mean.sizes(), "(C)");
+    check_shape(kName, "running_var", *running_var, mean.sizes(), "(C)");
+  }
+  auto results = apply(mean, var);
+  const int64_t count = input.numel() / input.size(1);
+  // Last, so that an argument that is refused leaves them as they were. An empty batch says nothing about the data.
+  if (running_mean && count > 0) {
+    const at::NoGradGuard no_grad;
+    move(*running_mean, mean, momentum);
+    move(*running_var, var.mul(static_cast<double>(count) / static_cast<double>(count - 1)), momentum);
+  }
+  return results;
+}
+
+}  // namespace segnet_ext
