@@ -26,6 +26,16 @@ def unfused(
     return F.max_pool2d(F.relu(normalised), 2, 2, ceil_mode=True, return_indices=True)
 
 
+def bytes_moved(direction: str, shape: Sequence[int]) -> int:
+    """Of the maps and codes of each pass; batch statistics and their gradients take a pass before the other."""
+    n, channels, height, width = shape
+    pooled = n * channels * ((height + 1) // 2) * ((width + 1) // 2)
+    full, codes = 4 * n * channels * height * width, pooled // 4
+    if direction == "backward":
+        return 2 * (full + 4 * pooled + codes) + full
+    return (2 if direction == "forward" else 1) * full + 4 * pooled + codes
+
+
 def build(variant: str, direction: str, shape: Sequence[int], target: Target) -> Step:
     generator = torch.Generator().manual_seed(0)
     training = direction != "inference"

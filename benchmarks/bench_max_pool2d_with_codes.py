@@ -22,6 +22,13 @@ def unfused(x: Tensor) -> tuple[Tensor, Tensor]:
     return F.max_pool2d(x, 2, 2, ceil_mode=True, return_indices=True)
 
 
+def bytes_moved(direction: str, shape: Sequence[int]) -> int:
+    """Of the map, the pooled map and the codes, in both directions."""
+    n, channels, height, width = shape
+    pooled = n * channels * ((height + 1) // 2) * ((width + 1) // 2)
+    return 4 * n * channels * height * width + 4 * pooled + pooled // 4
+
+
 def build(variant: str, direction: str, shape: Sequence[int], target: Target) -> Step:
     generator = torch.Generator().manual_seed(0)
     layout = layout_of(variant, target)

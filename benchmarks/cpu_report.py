@@ -15,7 +15,7 @@ import datetime
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -91,6 +91,7 @@ def measure_groups(module: ModuleType, plan: Plan) -> list[Row]:
                 results = harness.measure(module, direction, shape, variants, plan.seconds, target, peaks=False)
                 model, what = direction.split(maxsplit=1) if subject == "models" else (subject, direction)
                 dense = module.multiply_adds(direction, shape) if hasattr(module, "multiply_adds") else None
+                moved = module.bytes_moved(direction, shape) if hasattr(module, "bytes_moved") else None
                 row = Row(
                     model,
                     what,
@@ -100,6 +101,7 @@ def measure_groups(module: ModuleType, plan: Plan) -> list[Row]:
                     {variant: result.median for variant, result in results.items()},
                     {variant: result.saved_bytes for variant, result in results.items()},
                     dense,
+                    moved,
                 )
                 rows.append(row)
                 say(f"{model} {case} {what} {target}: {row.speedup:.2f}x {row.best}")
@@ -122,28 +124,38 @@ def measure_small(module: ModuleType, plan: Plan) -> list[Row]:
 
 
 def measure_threads(plan: Plan) -> list[Threads]:
-    """SegNet's steps on one thread and on two."""
+    """SegNet's steps on one thread and on two, and what the machine has to give."""
     counts = [1, 2] if processors() >= 2 else [1]
     (module,) = bench_modules(models=True)
     before = torch.get_num_threads()
     rows = []
+
+    def add(model: str, what: str, case: str, run: Callable[[], object]) -> None:
+        def on(threads: int) -> Sequence[torch.Tensor]:
+            torch.set_num_threads(threads)
+            run()
+            return []
+
+        run()
+        steps = {str(count): harness.Step(lambda count=count: on(count)) for count in counts}
+        seconds = harness.time_in_turn(steps, plan.seconds, CPU)
+        medians = {int(count): harness.Result(times).median for count, times in seconds.items()}
+        rows.append(Threads(model, what, case, medians))
+        say(f"{model} {what}: {rows[-1].speedup:.2f}x on {max(counts)} threads")
+
     for direction, (case,) in module.REPORT.items():
         model, what = direction.split(maxsplit=1)
         if len(counts) == 1 or model != "SegNet" or (plan.quick and what != "inference"):
             continue
         shape = module.TINY if plan.quick else module.SHAPES[case]
-        step = module.build("ours", direction, shape, harness.Target())
-        step.run()
-
-        def on(threads: int, run=step.run) -> Sequence[torch.Tensor]:
-            torch.set_num_threads(threads)
-            return run()
-
-        steps = {str(count): harness.Step(lambda count=count: on(count)) for count in counts}
-        seconds = harness.time_in_turn(steps, plan.seconds, CPU)
-        medians = {int(count): harness.Result(times).median for count, times in seconds.items()}
-        rows.append(Threads(model, what, "tiny" if plan.quick else case, medians))
-        say(f"{model} {what}: {rows[-1].speedup:.2f}x on {max(counts)} threads")
+        add(model, what, "tiny" if plan.quick else case, module.build("ours", direction, shape, harness.Target()).run)
+    if len(counts) > 1:
+        n = 64 if plan.quick else 1024
+        a, b, result = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
+        large, copy = torch.randn(32, n, n), torch.empty(32, n, n)
+        add("machine", f"torch.mm, {n} x {n}", "machine", lambda: torch.mm(a, b, out=result))
+        add("machine", f"copy_, {large.nbytes >> 20} MiB", "machine", lambda: copy.copy_(large))
+        add("machine", f"torch.ones, {large.nbytes >> 20} MiB", "machine", lambda: torch.ones(32, n, n))
     torch.set_num_threads(before)
     return rows
 
@@ -177,6 +189,14 @@ def fma_peak(quick: bool) -> float:
     return n**3 / min(times["mm"])
 
 
+def copy_rate(quick: bool) -> float:
+    """Bytes a second that the fastest of some copies of a large map reads and writes."""
+    large = torch.randn(2**16 if quick else 2**26)
+    copy = torch.empty_like(large)
+    times = harness.time_in_turn({"copy": harness.Step(lambda: [copy.copy_(large)])}, 1.0, CPU)
+    return 2 * large.nbytes / min(times["copy"])
+
+
 def processors() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -201,7 +221,7 @@ STARTED = time.perf_counter()
 def measure_all(areas: Sequence[str], plan: Plan) -> Results:
     results = Results(environment())
     if "ops" in areas:
-        results.fma_peak = fma_peak(plan.quick)
+        results.fma_peak, results.copy_rate = fma_peak(plan.quick), copy_rate(plan.quick)
         for module in bench_modules(models=False):
             results.ops += measure_groups(module, plan)
             results.small += measure_small(module, plan)

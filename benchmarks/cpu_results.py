@@ -25,6 +25,7 @@ class Row:
     seconds: dict[str, float]
     saved: dict[str, int | None] = field(default_factory=dict)
     multiply_adds: int | None = None
+    bytes_moved: int | None = None
 
     @property
     def best(self) -> str:
@@ -42,11 +43,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Threads:
-    """Median seconds of one step of ours by its number of threads."""
+    """Median seconds of one step of ours, or of what shows the machine's own speedup, by the number of threads."""
 
     model: str
     what: str
-    case: str
+    case: str  # "full", "pair" as in bench_models.py, or "machine"
     seconds: dict[int, float]
 
     @property
@@ -79,6 +80,7 @@ class Results:
 
     environment: dict[str, object]
     fma_peak: float | None = None  # multiply-adds a second of a large matrix product
+    copy_rate: float | None = None  # bytes a second that a copy of a large map reads and writes
     ops: list[Row] = field(default_factory=list)
     small: list[Row] = field(default_factory=list)
     models: list[Row] = field(default_factory=list)
@@ -200,9 +202,25 @@ def roofline_table(rows: Sequence[Row], fma_peak: float) -> str:
     return markdown(header, lines)
 
 
+def copy_rate_table(rows: Sequence[Row], copy_rate: float) -> str:
+    header = ["", "direction", "MiB to move", "ours GB/s", "of the copy's", "best peer GB/s", "of the copy's"]
+    header += ["best peer / ours", "at the copy's rate"]
+    lines = []
+    for row in rows:
+        if row.bytes_moved is None:
+            continue
+        cells = [f"{row.subject} {row.case}", row.direction, _mebi(row.bytes_moved)]
+        for name in ("ours", row.best):
+            rate = row.bytes_moved / row.seconds[name]
+            cells += [f"{rate / 1e9:.1f}", f"{100 * rate / copy_rate:.0f} %"]
+        possible = row.seconds[row.best] * copy_rate / row.bytes_moved
+        lines.append([*cells, f"**{row.speedup:.2f}x**", f"{possible:.2f}x"])
+    return markdown(header, lines)
+
+
 def thread_table(rows: Sequence[Threads]) -> str:
     counts = sorted({count for row in rows for count in row.seconds})
-    header = ["ours", "", *(f"{count} thread{'s' * (count > 1)}, ms" for count in counts), "speedup"]
+    header = ["", "", *(f"{count} thread{'s' * (count > 1)}, ms" for count in counts), "speedup"]
     lines = (
         [row.model, row.what, *(f"{1e3 * row.seconds[count]:.1f}" for count in counts), f"**{row.speedup:.2f}x**"]
         for row in rows
@@ -283,6 +301,17 @@ def page(results: Results, pictures: Sequence[str]) -> str:
             "ours past the peak.",
             roofline_table(results.ops, results.fma_peak),
         ]
+    if results.ops and results.copy_rate:
+        parts += [
+            "## Rates of the pools",
+            f"A large `copy_` reads and writes {results.copy_rate / 1e9:.1f} GB/s on as many threads. A pool computes "
+            "next to nothing, so its bytes are its floor: the last column is the ratio to the best peer that a pool at "
+            "the copy's rate would have, its call for nothing. Between ours and that lie the call (of which little is "
+            "in the caches after the peers' rounds) and what is fresh memory: a large result's pages are cleared by "
+            "the system before they are written. Where a map stays in the last cache between passes, ours may go past "
+            "it.",
+            copy_rate_table(results.ops, results.copy_rate),
+        ]
     if results.small:
         parts += ["## Small maps", "What a call costs.", time_table(results.small, "µs", overhead=True)]
     if results.models:
@@ -293,7 +322,12 @@ def page(results: Results, pictures: Sequence[str]) -> str:
             time_table(results.models),
         ]
     if results.threads:
-        parts += ["## Threads", thread_table(results.threads)]
+        parts += [
+            "## Threads",
+            "Ours, and what this machine's processors give to a large product, to a copy of a large map, and to "
+            "filling fresh memory, whose pages the system has to find and clear.",
+            thread_table(results.threads),
+        ]
     if results.memory:
         parts += [
             "## Memory",

@@ -12,6 +12,7 @@ their names. A bench file may also have
     TOLERANCES          {variant: tolerance} where one differs from TOLERANCE
     peers(direction)    further variants
     multiply_adds(direction, shape)    of the dense computation, for the roofline
+    bytes_moved(direction, shape)      of float32 maps and codes that a kernel has to read and write, for another
 
 Two more numbers stand beside the time. ``saved_bytes``: the distinct storages that the step's forward keeps for
 backward, parameters not counted (``torch.autograd.graph.saved_tensors_hooks``). ``peak_bytes``: how far the resident

@@ -183,6 +183,28 @@ def test_rates_are_shares_of_the_peak():
     assert table.splitlines()[-1].endswith("| 0.0 | 50 % | 0.0 | 17 % |")
 
 
+def test_a_pools_floor_is_its_bytes_at_the_rate_of_a_copy():
+    pool = cpu_results.Row("pool", "forward", "stage1", (1,), "float32", {"ours": 2.0, "torch": 6.0}, bytes_moved=10**9)
+    table = cpu_results.copy_rate_table([row("stage1", 2.0), pool], copy_rate=1e9)
+    assert len(table.splitlines()) == 3  # the row without bytes is left out
+    assert table.splitlines()[-1].endswith("| 0.5 | 50 % | 0.2 | 17 % | **3.00x** | 6.00x |")
+
+
+@pytest.mark.parametrize(
+    ("name", "direction", "bytes_moved"),
+    [  # a map of 240 bytes, a pooled one of 96, 6 of codes
+        ("bn_relu_max_pool2d", "inference", 240 + 96 + 6),
+        ("bn_relu_max_pool2d", "forward", 2 * 240 + 96 + 6),
+        ("bn_relu_max_pool2d", "backward", 2 * (240 + 96 + 6) + 240),
+        ("max_pool2d_with_codes", "forward", 240 + 96 + 6),
+        ("max_pool2d_with_codes", "backward", 240 + 96 + 6),
+    ],
+)
+def test_bytes_that_a_pool_moves(name, direction, bytes_moved):
+    module = harness.load_module(str(cpu_report.FOLDER / f"bench_{name}.py"))
+    assert module.bytes_moved(direction, (1, 4, 3, 5)) == bytes_moved
+
+
 @needs("matplotlib", "onnx", "onnxruntime")
 @pytest.mark.parametrize("area", ["ops", "models", "memory", "scaling"])
 def test_quick_report_is_written(area, tmp_path, monkeypatch):
