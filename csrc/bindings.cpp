@@ -8,6 +8,7 @@
 #include "build_info.h"
 #include "codes_to_indices/codes_to_indices.h"
 #include "common/convolution.h"
+#include "common/map_memory.h"
 #include "conv_bias/conv_bias.h"
 #include "indices_to_codes/indices_to_codes.h"
 #include "max_pool2d_with_codes/max_pool2d_with_codes.h"
@@ -100,6 +101,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("convolve_grad_map", &convolve_grad_map, no_gil, py::arg("grad_output"), py::arg("weight"));
   m.def("convolve_grad_weight", &convolve_grad_weight, no_gil, py::arg("grad_output"), py::arg("map"),
         py::arg("kernel_size"));
+  py::class_<MapReuse>(m, "MapReuse")
+      .def(py::init<>())
+      .def("__enter__", &MapReuse::enter)
+      .def("__exit__", [](MapReuse& self, const py::args&) { self.exit(); });
   m.def("conv_bias_add_", &conv_bias_add_, no_gil, py::arg("map"), py::arg("bias"), py::arg("relu"));
   m.def("conv_bias_grad", &conv_bias_grad, no_gil, py::arg("grad_output"));
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import ops
+from ._extension import _C
 from ._model_common import check_input, max_unpool2d
 from .models.segnet import ENCODER, SegNet
 from .models.segnet_basic import STAGES, SegNetBasic, normalise_input
@@ -20,6 +22,7 @@ from .models.variants import (
     SegNetBasicEncoderAddition,
     SegNetBasicSingleChannelDecoder,
 )
+from .ops._common import is_plain
 
 __all__ = ["Frozen", "freeze"]
 
@@ -87,6 +90,19 @@ class _Convolution(nn.Module):
         self.register_buffer("bias", bias.to(dtype, copy=True))
 
 
+def _reusing_maps(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """Lets the maps of a pass share memory: as much as two of the largest take, instead of fresh memory for each."""
+
+    @functools.wraps(forward)
+    def run(self: Any, x: Tensor) -> Tensor:
+        if not is_plain(x):  # a tracer would meet the context manager
+            return forward(self, x)
+        with _C.MapReuse():
+            return forward(self, x)
+
+    return run
+
+
 class Frozen(nn.Module):
     """A model for inference, as :func:`freeze` makes it. Images come in, are checked and cast."""
 
@@ -143,6 +159,7 @@ class FrozenSegNet(Frozen):
                     self.layers[f"{side}{s}_{i}"] = _Convolution(conv, bn, dtype)
         self.layers["classifier"] = _Convolution(model.classifier, None, dtype)
 
+    @_reusing_maps
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 32."""
         x = self._prepare(x)
@@ -215,6 +232,7 @@ class FrozenSegNetBasic(FrozenBasic):
         super().__init__(model, dtype)
         self._add_stages("decoder", model, dtype)
 
+    @_reusing_maps
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 16."""
         x, pools = self._encode(self._prepare(x))
@@ -228,6 +246,7 @@ class FrozenEncoderAddition(FrozenSegNetBasic):
 
     name = "FrozenEncoderAddition"
 
+    @_reusing_maps
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 16."""
         x, kept = self._encode_and_keep(self._prepare(x))
@@ -246,6 +265,7 @@ class FrozenSingleChannelDecoder(FrozenBasic):
         super().__init__(model, dtype)
         self._add_stages("decoder", model, dtype)
 
+    @_reusing_maps
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 16."""
         x, pools = self._encode(self._prepare(x))
@@ -262,6 +282,7 @@ class FrozenBilinearInterpolation(FrozenBasic):
 
     name = "FrozenBilinearInterpolation"
 
+    @_reusing_maps
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 16."""
         x, pools = self._encode(self._prepare(x))
@@ -295,6 +316,7 @@ class FrozenFCNBasic(FrozenBasic):
             if isinstance(stage.lateral, nn.Conv2d):
                 self.layers[f"lateral{s}"] = _Convolution(stage.lateral, None, dtype)
 
+    @_reusing_maps
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 16."""
         x = self._prepare(x)

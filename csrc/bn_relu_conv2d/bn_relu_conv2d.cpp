@@ -7,7 +7,7 @@
 #include "bn_relu_conv2d/bn_relu_conv2d_cpu_kernel.h"
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
 #include "common/convolution.h"
-#include "common/huge_pages.h"
+#include "common/map_memory.h"
 #include "common/parallel.h"
 #include "conv3x3/conv3x3.h"
 #include "max_pool2d_with_codes/max_pool2d_with_codes.h"
@@ -77,11 +77,6 @@ Convolution make_convolution(const char* op, const at::Tensor& input, const at::
     check_shape(op, "bias", *bias, {weight.size(0)}, "(K)");
   }
   return {conv3x3::dense_weight(weight), bias ? bias->contiguous() : at::Tensor()};
-}
-
-at::Tensor empty_map(const at::Tensor& like, int64_t channels, int64_t height, int64_t width) {
-  return with_huge_pages(
-      at::empty({like.size(0), channels, height, width}, like.options().memory_format(at::MemoryFormat::ChannelsLast)));
 }
 
 // What writes the whole map of height x width to output.
@@ -164,7 +159,7 @@ at::Tensor bn_relu_conv2d_forward(const at::Tensor& input, const std::optional<a
   const char* op = "bn_relu_conv2d";
   const Operand operand = make_operand(op, input, bn_weight, bn_bias, mean, var, eps, codes, height, width);
   const Convolution convolution = make_convolution(op, input, weight, bias);
-  at::Tensor output = empty_map(input, weight.size(0), height, width);
+  at::Tensor output = empty_map({input.size(0), weight.size(0), height, width}, input.options());
   if (output.numel() > 0) {
     conv3x3::ForwardParams params = forward_params(operand, convolution, height, width, relu, output);
     conv3x3::run_forward(input.scalar_type(), params);
@@ -232,7 +227,8 @@ std::tuple<at::Tensor, at::Tensor> conv2d_relu_max_pool2d(const at::Tensor& inpu
   const Convolution convolution = make_convolution(op, input, weight, bias);
   const PoolShape pool{input.size(0),           weight.size(0), height, width, pooled_size(height, true),
                        pooled_size(width, true)};
-  at::Tensor output = empty_map(input, weight.size(0), pool.pooled_height, pool.pooled_width);
+  at::Tensor output =
+      empty_map({input.size(0), weight.size(0), pool.pooled_height, pool.pooled_width}, input.options());
   at::Tensor winners = max_pool2d_with_codes::empty_codes(input, pool);
   if (output.numel() > 0) {
     conv3x3::ForwardParams params = forward_params(operand, convolution, height, width, /*relu=*/true, output);

@@ -3,7 +3,7 @@
 #include <ATen/ops/empty.h>
 
 #include "common/dispatch.h"
-#include "common/huge_pages.h"
+#include "common/map_memory.h"
 #include "segnet_ext/checks.h"
 
 namespace segnet_ext {
@@ -31,8 +31,7 @@ PoolShape unpool_shape(const char* op, const at::Tensor& pooled, int64_t height,
 }
 
 at::Tensor empty_output(const at::Tensor& input, int64_t height, int64_t width) {
-  return with_huge_pages(at::empty({input.size(0), input.size(1), height, width},
-                                   input.options().memory_format(at::MemoryFormat::ChannelsLast)));
+  return empty_map({input.size(0), input.size(1), height, width}, input.options());
 }
 
 at::Tensor empty_codes(const at::Tensor& input, const PoolShape& shape) {

@@ -5,7 +5,7 @@
 
 #include "common/convolution.h"
 #include "common/dispatch.h"
-#include "common/huge_pages.h"
+#include "common/map_memory.h"
 #include "max_pool2d_with_codes/max_pool2d_with_codes.h"
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d_shape.h"
 #include "segnet_ext/checks.h"
@@ -49,8 +49,7 @@ at::Tensor max_unpool2d_conv2d_forward(const at::Tensor& input, const at::Tensor
   }
 
   const at::Tensor map = input.contiguous(at::MemoryFormat::ChannelsLast);
-  at::Tensor output = with_huge_pages(at::empty({pool.batch, weight.size(0), height, width},
-                                                map.options().memory_format(at::MemoryFormat::ChannelsLast)));
+  at::Tensor output = empty_map({pool.batch, weight.size(0), height, width}, map.options());
   if (output.numel() > 0) {
     const Shape shape{pool.batch, pool.channels, pool.pooled_height, pool.pooled_width, weight.size(0),
                       height,     width,         weight.size(2)};
