@@ -220,6 +220,8 @@ STARTED = time.perf_counter()
 
 def measure_all(areas: Sequence[str], plan: Plan) -> Results:
     results = Results(environment())
+    if "models" in areas:  # first, while no peer has threads in this process
+        results.threads = measure_threads(plan)
     if "ops" in areas:
         results.fma_peak, results.copy_rate = fma_peak(plan.quick), copy_rate(plan.quick)
         for module in bench_modules(models=False):
@@ -228,7 +230,6 @@ def measure_all(areas: Sequence[str], plan: Plan) -> Results:
     if "models" in areas:
         for module in bench_modules(models=True):
             results.models += measure_groups(module, plan)
-        results.threads = measure_threads(plan)
     if "memory" in areas:
         results.memory = measure_memory(plan)
     if "scaling" in areas:
