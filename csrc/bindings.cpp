@@ -101,7 +101,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("convolve_grad_map", &convolve_grad_map, no_gil, py::arg("grad_output"), py::arg("weight"));
   m.def("convolve_grad_weight", &convolve_grad_weight, no_gil, py::arg("grad_output"), py::arg("map"),
         py::arg("kernel_size"));
-  py::class_<MapReuse>(m, "MapReuse")
+  // Local, since the tests load a second build of this module.
+  py::class_<MapReuse>(m, "MapReuse", py::module_local())
       .def(py::init<>())
       .def("__enter__", &MapReuse::enter)
       .def("__exit__", [](MapReuse& self, const py::args&) { self.exit(); });
