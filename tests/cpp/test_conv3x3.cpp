@@ -32,11 +32,23 @@ void run(Random& random) {
                                  s.pooled_height,      s.pooled_width};
 
   for (const int64_t threads : {1, 3}) {
+    // Where the element of a contiguous weight lies, in each of the layouts.
+    const bool channels_last = threads == 3;
+    const int64_t c_stride = channels_last ? 1 : 9, tap_stride = channels_last ? s.in_channels : 1;
+    const auto place = [&](int64_t i) {
+      const int64_t k = i / (s.in_channels * 9), c = i / 9 % s.in_channels, tap = i % 9;
+      return k * s.in_channels * 9 + c * c_stride + tap * tap_stride;
+    };
+    Buffer<T> weight(problem.weight.size());
+    for (int64_t i = 0; i < weight.size(); ++i) {
+      weight[place(i)] = problem.weight[i];
+    }
+
     Buffer<T> output(problem.grad_output.size());
     conv3x3::ForwardParams params{};
     params.shape = shape;
     params.source = unpooled;
-    params.weight = {problem.weight.data(), s.in_channels * 9, 9, false};
+    params.weight = {weight.data(), s.in_channels * 9, c_stride, tap_stride, false};
     params.bias = problem.bias.data();
     params.relu = problem.relu;
     params.result = conv3x3::Result::kMap;
@@ -50,7 +62,7 @@ void run(Random& random) {
     conv3x3::ForwardParams input_params{};
     input_params.shape = {s.batch, s.out_channels, s.in_channels, s.height, s.width};
     input_params.source.map = problem.grad_output.data();
-    input_params.weight = {problem.weight.data(), 9, s.in_channels * 9, true};
+    input_params.weight = {weight.data(), c_stride, s.in_channels * 9, tap_stride, true};
     input_params.result = conv3x3::Result::kWinners;
     input_params.output = grad_input.data();
     input_params.codes = problem.codes.data();
@@ -65,17 +77,20 @@ void run(Random& random) {
     const int64_t most_parts = shape.direct() ? 1 : std::min<int64_t>(2, shape.tiles(conv3x3::kGradTile));
     for (const int64_t parts : {conv3x3::grad_weight_parts(shape), most_parts}) {
       const int64_t blocks = conv3x3::grad_weight_blocks(shape);
-      Buffer<T> grad_weight(problem.weight.size());
+      Buffer<T> grad_weight(problem.weight.size()), contiguous(problem.weight.size());
       Buffer<acc_t> sums(parts * blocks * conv3x3::grad_weight_sums_size(shape));
-      const conv3x3::GradWeightParams weight_params{shape, unpooled,    problem.grad_output.data(),
-                                                    parts, sums.data(), grad_weight.data()};
+      const conv3x3::GradWeightParams weight_params{
+          shape, unpooled, problem.grad_output.data(), parts, sums.data(), grad_weight.data(), channels_last};
       on_threads(parts * blocks, threads,
                  [&](int64_t begin, int64_t end) { conv3x3::grad_weight_sums(kDType, weight_params, begin, end); });
       if (parts > 1) {
         on_threads(s.out_channels, threads,
                    [&](int64_t begin, int64_t end) { conv3x3::grad_weight_taps(kDType, weight_params, begin, end); });
       }
-      problem.check_grad_weight(grad_weight);
+      for (int64_t i = 0; i < contiguous.size(); ++i) {
+        contiguous[i] = grad_weight[place(i)];
+      }
+      problem.check_grad_weight(contiguous);
     }
   }
 }
