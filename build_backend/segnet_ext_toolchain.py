@@ -62,19 +62,25 @@ def sources(cuda: bool) -> list[str]:
 
 
 def merged_sources(cuda: bool, folder: Path) -> list[str]:
-    """The sources as setup.py compiles them: all C++ files that see torch as one, written into `folder`.
+    """The sources as setup.py compiles them: all C++ files that see torch as one, and all CUDA files, in `folder`.
 
-    torch's headers take many times as long to compile as what these files hold, and so are compiled once. Files of one
-    namespace must not define the same name, be it in an anonymous namespace.
+    torch's headers take many times as long to compile as what these files hold, and so are compiled once; CUDA's are
+    read once for each architecture. Files of one namespace must not define the same name, be it in an anonymous
+    namespace.
     """
     files = sources(cuda)
-    torch_free = re.compile(r"_cpu_kernel\.cpp$|^csrc/simd/|\.cu$")
-    text = "".join(f'#include "{(ROOT / file).as_posix()}"\n' for file in files if not torch_free.search(file))
+    alone = re.compile(r"_cpu_kernel\.cpp$|^csrc/simd/")
     folder.mkdir(parents=True, exist_ok=True)
-    merged = folder / "segnet_ext_torch.cpp"
-    if not merged.is_file() or merged.read_text(encoding="utf-8") != text:
-        merged.write_text(text, encoding="utf-8")
-    return [str(merged), *filter(torch_free.search, files)]
+    merged = []
+    for name, suffix in (("segnet_ext_torch.cpp", ".cpp"), ("segnet_ext_kernels.cu", ".cu")):
+        parts = [file for file in files if file.endswith(suffix) and not alone.search(file)]
+        text = "".join(f'#include "{(ROOT / file).as_posix()}"\n' for file in parts)
+        path = folder / name
+        if parts:
+            merged.append(str(path))
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                path.write_text(text, encoding="utf-8")
+    return [*merged, *filter(alone.search, files)]
 
 
 def enabled(variable: str) -> bool:
@@ -218,10 +224,11 @@ def cxx_flags(debug: bool, openmp: bool) -> list[str]:
     return [*optimisation, "-fvisibility=hidden", *arithmetic, *(["-fopenmp"] if openmp else [])]
 
 
-def nvcc_flags(debug: bool, openmp: bool) -> list[str]:
+def nvcc_flags(debug: bool, openmp: bool, jobs: int) -> list[str]:
     # -O is of the host code alone, which only starts kernels; those are optimised unless -G forbids it.
     optimisation = ["-O0", "-g", "-G", "-UNDEBUG"] if debug else ["-O1"]
-    return [*optimisation, "-Xcompiler=-fvisibility=hidden", *(["-Xcompiler=-fopenmp"] if openmp else [])]
+    threads = f"--threads={jobs}"  # that compile for architectures side by side
+    return [*optimisation, threads, "-Xcompiler=-fvisibility=hidden", *(["-Xcompiler=-fopenmp"] if openmp else [])]
 
 
 def _output(command: list[str]) -> str:

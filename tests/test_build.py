@@ -256,13 +256,20 @@ def test_machine_code_is_made_from_few_ptx(toolchain: ModuleType):
 
 @pytest.mark.parametrize("cuda", [False, True])
 def test_each_source_is_compiled_once(tmp_path: Path, toolchain: ModuleType, cuda: bool):
-    merged, *others = toolchain.merged_sources(cuda, tmp_path)
-    included = re.findall(r'^#include "(.*)"$', Path(merged).read_text(), re.MULTILINE)
-    assert sorted([*(Path(path).relative_to(ROOT).as_posix() for path in included), *others]) == toolchain.sources(cuda)
-    assert "csrc/bindings.cpp" not in others
-    modified = Path(merged).stat().st_mtime_ns
+    sources = toolchain.merged_sources(cuda, tmp_path)
+    merged = [Path(source) for source in sources if Path(source).is_absolute()]
+    others = [source for source in sources if not Path(source).is_absolute()]
+    included = [
+        Path(path).relative_to(ROOT).as_posix()
+        for source in merged
+        for path in re.findall(r'^#include "(.*)"$', source.read_text(), re.MULTILINE)
+    ]
+    assert sorted([*included, *others]) == toolchain.sources(cuda)
+    assert [path.suffix for path in merged] == [".cpp", ".cu"] if cuda else [".cpp"]
+    assert "csrc/bindings.cpp" in included
+    modified = [path.stat().st_mtime_ns for path in merged]
     toolchain.merged_sources(cuda, tmp_path)
-    assert Path(merged).stat().st_mtime_ns == modified  # or every build would compile it again
+    assert [path.stat().st_mtime_ns for path in merged] == modified  # or every build would compile them again
 
 
 # Packing.
