@@ -41,17 +41,17 @@ class ForwardTask {
       gather_taps<scalar_t>(p_.weight, k, k_channels, c, c + channels, taps_.get());
       if (s_.direct()) {
         for (int tap = 0; tap < kTaps; ++tap) {
-          multiply<acc_t, false>(s_.pixels(), kChain<scalar_t>, channels, patches_.at(tap) + c, patches_.row_stride,
-                                 taps_.get() + tap * kPanel<acc_t>, kTaps * kPanel<acc_t>, products_.at(0),
-                                 products_.row_stride, c > 0 || tap > 0);
+          multiply<acc_t, false>(s_.pixels(), {kChain<scalar_t>, channels, patches_.at(tap) + c, patches_.row_stride,
+                                               taps_.get() + tap * kPanel<acc_t>, kTaps * kPanel<acc_t>,
+                                               products_.at(0), products_.row_stride, c > 0 || tap > 0});
         }
         continue;
       }
       transform_weights<kTile>(taps_.get(), channels, weights_);
       for (int point = 0; point < points(kTile); ++point) {
-        multiply<acc_t, false>(tiles, kChain<scalar_t>, channels, patches_.at(point) + c, patches_.row_stride,
-                               weights_.at(point), weights_.row_stride, products_.at(point), products_.row_stride,
-                               c > 0);
+        multiply<acc_t, false>(tiles, {kChain<scalar_t>, channels, patches_.at(point) + c, patches_.row_stride,
+                                       weights_.at(point), weights_.row_stride, products_.at(point),
+                                       products_.row_stride, c > 0});
       }
     }
   }

@@ -154,8 +154,9 @@ struct GradWeightSums {
                            channels, grads);
     for (int point = 0; point < points_of(s, kGradTile); ++point, sums += kGradBlock * row_stride) {
       for (int64_t c = 0; c < s.in_channels; c += kPanel<acc_t>) {
-        multiply<acc_t, true>(channels, kChain<scalar_t>, rows, grads.at(s.direct() ? 0 : point), grads.row_stride,
-                              patches.at(point) + c, patches.row_stride, sums + c, row_stride, accumulate);
+        multiply<acc_t, true>(channels,
+                              {kChain<scalar_t>, rows, grads.at(s.direct() ? 0 : point), grads.row_stride,
+                               patches.at(point) + c, patches.row_stride, sums + c, row_stride, accumulate});
       }
     }
   }
