@@ -14,9 +14,10 @@ class ForwardTask {
       : p_(params),
         s_(params.shape),
         past_caches_(p_.result == Result::kMap && streams(p_.output, s_.pixels(), s_.out_channels * sizeof(scalar_t))),
-        patches_(points_of(s_, kTile), rows_of(s_, max_tiles), s_.in_channels),
-        taps_(new_lines<acc_t>(std::min(kWeightChannels, s_.in_channels) * kTaps * kPanel<acc_t>)),
-        weights_(s_.direct() ? 0 : points(kTile), std::min(kWeightChannels, s_.in_channels), kPanel<acc_t>),
+        patches_(points_of(s_, kTile), rows_of(s_, max_tiles), stride_of<acc_t>(s_.in_channels)),
+        taps_(p_.points == nullptr ? new_lines<acc_t>(taps_size<acc_t>(s_)) : nullptr),
+        weights_(s_.direct() || p_.points != nullptr ? 0 : points(kTile), std::min(kWeightChannels, s_.in_channels),
+                 kPanel<acc_t>),
         products_(s_.direct() ? 1 : points(kTile), rows_of(s_, max_tiles), kPanel<acc_t>) {}
 
   void run(int64_t tile_begin, int64_t tile_end, int64_t k_begin, int64_t k_end) {
@@ -38,6 +39,10 @@ class ForwardTask {
   void multiply_panel(int64_t tiles, int64_t k, int64_t k_channels) {
     for (int64_t c = 0; c < s_.in_channels; c += kWeightChannels) {
       const int64_t channels = std::min(kWeightChannels, s_.in_channels - c);
+      if (p_.points != nullptr) {
+        multiply_points(tiles, c, channels, panel_of_points<kTile, acc_t>(p_, k), c);
+        continue;
+      }
       gather_taps<scalar_t>(p_.weight, k, k_channels, c, c + channels, taps_.get());
       if (s_.direct()) {
         for (int tap = 0; tap < kTaps; ++tap) {
@@ -47,12 +52,23 @@ class ForwardTask {
         }
         continue;
       }
-      transform_weights<kTile>(taps_.get(), channels, weights_);
-      for (int point = 0; point < points(kTile); ++point) {
-        multiply<acc_t, false>(tiles, {kChain<scalar_t>, channels, patches_.at(point) + c, patches_.row_stride,
-                                       weights_.at(point), weights_.row_stride, products_.at(point),
-                                       products_.row_stride, c > 0});
+      transform_weights<kTile, acc_t>(taps_.get(), channels, weights_);
+      multiply_points(tiles, c, channels, weights_, 0);
+    }
+  }
+
+  // Input channels [c, c + channels), whose weights begin at a row.
+  void multiply_points(int64_t tiles, int64_t c, int64_t channels, const Planes<acc_t>& weights, int64_t row) {
+    for (int point = 0; point < points(kTile); ++point) {
+      if (p_.points != nullptr) {  // else they were just written
+        const acc_t* next = weights.at(std::min(point + 1, points(kTile) - 1), row);
+        for (int64_t i = 0; i < channels * kPanel<acc_t>; i += kLanesOf<acc_t>) {
+          prefetch<kLanesOf<acc_t>, Cache::kSecond>(next + i);
+        }
       }
+      multiply<acc_t, false>(
+          tiles, {kChain<scalar_t>, channels, patches_.at(point) + c, patches_.row_stride, weights.at(point, row),
+                  weights.row_stride, products_.at(point), products_.row_stride, c > 0});
     }
   }
 
@@ -168,11 +184,30 @@ class ForwardTask {
   const ForwardParams& p_;
   const Shape& s_;
   const bool past_caches_;
-  int64_t patches_begin_ = -1;    // the first tile that there are patches of
-  const Planes<acc_t> patches_;   // [tile, input channel]
-  const LineArray<acc_t> taps_;   // [input channel, tap, output channel of a panel]
-  const Planes<acc_t> weights_;   // [input channel, output channel of a panel]; unused where the convolution is direct
-  const Planes<acc_t> products_;  // [tile, output channel of a panel]; where it is direct, sums over the points
+  int64_t patches_begin_ = -1;       // the first tile that there are patches of
+  const OwnPlanes<acc_t> patches_;   // [tile, input channel]
+  const LineArray<acc_t> taps_;      // [input channel, tap, output channel of a panel]
+  const OwnPlanes<acc_t> weights_;   // [input channel, output channel of a panel]; those of kWeightChannels
+  const OwnPlanes<acc_t> products_;  // [tile, output channel of a panel]; where it is direct, sums over the points
+};
+
+struct ForwardPoints {
+  template <class scalar_t>
+  static void run(const ForwardParams& p, int64_t begin, int64_t end) {
+    using acc_t = acc_type<scalar_t>;
+    const Shape& s = p.shape;
+    const LineArray<acc_t> taps = new_lines<acc_t>(taps_size<acc_t>(s));
+    const int64_t last = std::min(end * kPointChannels, s.out_channels);
+    for (int64_t k = begin * kPointChannels; k < last; k += kPanel<acc_t>) {
+      Planes<acc_t> planes = panel_of_points<ForwardTask<scalar_t>::kTile, acc_t>(p, k);
+      for (int64_t c = 0; c < s.in_channels; c += kWeightChannels) {
+        const int64_t channels = std::min(kWeightChannels, s.in_channels - c);
+        gather_taps<scalar_t>(p.weight, k, std::min<int64_t>(kPanel<acc_t>, last - k), c, c + channels, taps.get());
+        transform_weights<ForwardTask<scalar_t>::kTile, acc_t>(taps.get(), channels, planes);
+        planes.data += channels * planes.row_stride;
+      }
+    }
+  }
 };
 
 struct Forward {
@@ -180,7 +215,7 @@ struct Forward {
   static void run(const ForwardParams& p, const Tasks& tasks, int64_t begin, int64_t end) {
     const int64_t tiles = ceil_div(p.shape.tiles(ForwardTask<scalar_t>::kTile), tasks.tile_blocks);
     const int64_t channels =
-        ceil_div(ceil_div(p.shape.out_channels, kMinChannels), tasks.channel_blocks) * kMinChannels;
+        ceil_div(ceil_div(p.shape.out_channels, kPointChannels), tasks.channel_blocks) * kPointChannels;
     ForwardTask<scalar_t> task(p, tiles);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t tile = i / tasks.channel_blocks * tiles, k = i % tasks.channel_blocks * channels;

@@ -118,8 +118,8 @@ struct GradWeightSums {
     // The last panel's columns past the last channel are multiplied too, and dropped.
     const int64_t columns = ceil_div(s.in_channels, kPanel<acc_t>) * kPanel<acc_t>;
     const int64_t rows = rows_of(s, max_tiles);
-    const Planes<acc_t> patches(points_of(s, kGradTile), rows, columns),
-        grads(s.direct() ? 1 : points(kGradTile), rows, kGradBlock);
+    const OwnPlanes<acc_t> patches(points_of(s, kGradTile), rows, stride_of<acc_t>(columns)),
+        grads(s.direct() ? 1 : points(kGradTile), rows, stride_of<acc_t>(kGradBlock));
     for (int64_t row = 0; columns > s.in_channels && row < points_of(s, kGradTile) * rows; ++row) {
       acc_t* values = patches.at(row / rows, row % rows);
       std::fill(values + s.in_channels, values + columns, acc_t(0));
@@ -132,7 +132,7 @@ struct GradWeightSums {
       for (int64_t tile = tile_begin; tile < tile_end; tile += kGradTiles) {
         const int64_t tiles = std::min(kGradTiles, tile_end - tile);
         transform_patches<kGradTile, scalar_t>(s, p.source, tile, tile + tiles, patches);
-        add_tiles<scalar_t>(p, block, tile, tiles, patches, grads, sums, tile > tile_begin);
+        add_tiles<scalar_t, acc_t>(p, block, tile, tiles, patches, grads, sums, tile > tile_begin);
       }
       if (own_sums) {
         write_taps<scalar_t>(p, block, 0, block_channels(s, block), sums, 0);
@@ -154,9 +154,8 @@ struct GradWeightSums {
                            channels, grads);
     for (int point = 0; point < points_of(s, kGradTile); ++point, sums += kGradBlock * row_stride) {
       for (int64_t c = 0; c < s.in_channels; c += kPanel<acc_t>) {
-        multiply<acc_t, true>(channels,
-                              {kChain<scalar_t>, rows, grads.at(s.direct() ? 0 : point), grads.row_stride,
-                               patches.at(point) + c, patches.row_stride, sums + c, row_stride, accumulate});
+        multiply<acc_t, true>(channels, {kChain<scalar_t>, rows, grads.at(s.direct() ? 0 : point), grads.row_stride,
+                                         patches.at(point) + c, patches.row_stride, sums + c, row_stride, accumulate});
       }
     }
   }

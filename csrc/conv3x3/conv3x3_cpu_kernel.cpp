@@ -17,15 +17,33 @@ int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
+// The distance between matrices or rows of `size` elements that are read or written in turn: an odd number of cache
+// lines, since a power of two apart they would compete for a few places of the cache.
+template <class acc_t>
+int64_t stride_of(int64_t size) {
+  constexpr int64_t kLine = kLineBytes / sizeof(acc_t);
+  return (ceil_div(size, kLine) | 1) * kLine;
+}
+
+// The weights at the points are made once for all tasks, where they then stay in the last-level cache.
+constexpr int64_t kMaxPointsBytes = int64_t(12) << 20;
+
 // How much is worked on at a time.
-constexpr int64_t kTaskTiles = 48;        // of 6x6, whose transformed weights serve so many; of 4x4, twice as many
+constexpr int64_t kTaskTiles = 36;        // of 6x6; of 4x4, twice as many
+constexpr int64_t kOwnTaskTiles = 48;     // the same where a task transforms its own weights: they serve more tiles
 constexpr int64_t kGradTiles = 32;        // tiles of a gradient of the weights: kGradBlock rows of them stay in L1
 constexpr int64_t kWeightChannels = 128;  // input channels of weights that are transformed at a time: they stay in L2
 
 static_assert(conv3x3::kDirectPixels <= kGradTiles && conv3x3::kDirectPixels <= kTaskTiles,
               "a map that is convolved directly is worked on as a whole");
 
-constexpr int64_t kMinChannels = 32;  // output channels of a task where tiles alone do not make tasks enough
+// Of all weights at the points.
+int64_t points_bytes(DType dtype, const conv3x3::Shape& shape) {
+  const int64_t side = conv3x3::forward_tile(dtype) + 2, block = shape.in_channels * conv3x3::kPointChannels;
+  const int64_t plane = dtype == DType::kDouble ? stride_of<double>(block) * static_cast<int64_t>(sizeof(double))
+                                                : stride_of<float>(block) * static_cast<int64_t>(sizeof(float));
+  return ceil_div(shape.out_channels, conv3x3::kPointChannels) * side * side * plane;
+}
 
 }  // namespace
 }  // namespace segnet_ext
@@ -37,14 +55,25 @@ namespace segnet_ext::conv3x3 {
 
 Tasks forward_tasks(DType dtype, const Shape& shape, int64_t threads) {
   const int64_t wanted = threads == 1 ? 1 : 4 * threads;
-  const int64_t side = forward_tile(dtype), task_tiles = side == 6 ? kTaskTiles : 2 * kTaskTiles;
+  const int64_t side = forward_tile(dtype);
+  const int64_t task_tiles =
+      (points_bytes(dtype, shape) <= kMaxPointsBytes ? kTaskTiles : kOwnTaskTiles) * (side == 6 ? 1 : 2);
   // As many for each thread, unless there are few tiles.
   const int64_t blocks = ceil_div(shape.tiles(side), task_tiles);
   Tasks tasks{blocks < threads ? blocks : ceil_div(blocks, threads) * threads, 1};
-  while (tasks.count() < wanted && 2 * tasks.channel_blocks <= ceil_div(shape.out_channels, kMinChannels)) {
+  while (tasks.count() < wanted && 2 * tasks.channel_blocks <= ceil_div(shape.out_channels, kPointChannels)) {
     tasks.channel_blocks *= 2;
   }
   return tasks;
+}
+
+int64_t forward_points_bytes(DType dtype, const Shape& shape, const Tasks& tasks) {
+  const int64_t bytes = points_bytes(dtype, shape);
+  return shape.direct() || tasks.tile_blocks == 1 || bytes > kMaxPointsBytes ? 0 : bytes;
+}
+
+void forward_points(DType dtype, const ForwardParams& params, int64_t begin, int64_t end) {
+  SEGNET_CALL_AT_LEVEL(conv3x3::ForwardPoints, dtype, params, begin, end);
 }
 
 void forward(DType dtype, const ForwardParams& params, const Tasks& tasks, int64_t begin, int64_t end) {

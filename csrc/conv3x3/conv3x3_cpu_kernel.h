@@ -59,6 +59,7 @@ struct ForwardParams {
   Shape shape;
   Source source;
   Weight weight;     // of the maps' dtype
+  void* points;      // see forward_points
   const void* bias;  // [K] of the maps' dtype, or null
   bool relu;
   Result result;
@@ -82,6 +83,12 @@ struct Tasks {
   int64_t count() const { return tile_blocks * channel_blocks; }
 };
 Tasks forward_tasks(DType dtype, const Shape& shape, int64_t threads);
+// The bytes of the weights at the points, where they are to be made once for all tasks: forward_points then fills
+// params.points, whole cache lines, with blocks [begin, end) of kPointChannels output channels before the first task.
+// Else 0, and with null for params.points every task makes what it needs.
+constexpr int64_t kPointChannels = 32;
+int64_t forward_points_bytes(DType dtype, const Shape& shape, const Tasks& tasks);
+void forward_points(DType dtype, const ForwardParams& params, int64_t begin, int64_t end);
 void forward(DType dtype, const ForwardParams& params, const Tasks& tasks, int64_t begin, int64_t end);
 
 // The tiles are summed over in parts, whose number depends on the shape alone: so does the order of every sum. Where

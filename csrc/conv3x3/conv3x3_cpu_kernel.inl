@@ -13,6 +13,7 @@ using segnet_ext::conv3x3::grad_weight_sums_size;
 using segnet_ext::conv3x3::GradWeightParams;
 using segnet_ext::conv3x3::kGradBlock;
 using segnet_ext::conv3x3::kGradTile;
+using segnet_ext::conv3x3::kPointChannels;
 using segnet_ext::conv3x3::Result;
 using segnet_ext::conv3x3::Shape;
 using segnet_ext::conv3x3::Source;
@@ -34,14 +35,6 @@ inline int points_of(const Shape& s, int tile) {
 // Rows of a matrix of `tiles` tiles.
 inline int64_t rows_of(const Shape& s, int64_t tiles) {
   return s.direct() ? s.pixels() : tiles;
-}
-
-// The distance between rows of `size` elements that are read or written in turn: an odd number of cache lines, since
-// rows a power of two apart would compete for a few places of the cache.
-template <class acc_t>
-int64_t stride_of(int64_t size) {
-  constexpr int64_t kLine = 64 / sizeof(acc_t);
-  return (ceil_div(size, kLine) | 1) * kLine;
 }
 
 // A row, column or window that is not there reads as zero.
@@ -71,18 +64,28 @@ inline int64_t pixel_index(const Shape& s, const TilePlace& place, int64_t y, in
   return (place.n * s.height + place.y + y) * s.width + place.x + x;
 }
 
-// Several matrices [rows, columns], one for each point.
+// Several matrices, one for each point.
 template <class T>
 struct Planes {
   int64_t row_stride, stride;
-  LineArray<T> data;
+  T* data;
 
-  Planes(int64_t points, int64_t rows, int64_t columns)
-      : row_stride(stride_of<T>(columns)),
-        stride(stride_of<T>(rows * row_stride)),
-        data(new_lines<T>(points * stride)) {}
+  Planes(int64_t rows, int64_t row_stride_, T* data_)
+      : row_stride(row_stride_), stride(stride_of<T>(rows * row_stride)), data(data_) {}
 
-  T* at(int64_t point, int64_t row = 0) const { return data.get() + point * stride + row * row_stride; }
+  int64_t size(int64_t points) const { return points * stride; }
+  T* at(int64_t point, int64_t row = 0) const { return data + point * stride + row * row_stride; }
+};
+
+// With memory of their own.
+template <class T>
+struct OwnPlanes : Planes<T> {
+  LineArray<T> lines;
+
+  OwnPlanes(int64_t points, int64_t rows, int64_t row_stride_)
+      : Planes<T>(rows, row_stride_, nullptr), lines(new_lines<T>(this->size(points))) {
+    this->data = lines.get();
+  }
 };
 
 // A tile's patch of a map. kInside: all of it lies inside the map.
@@ -218,7 +221,7 @@ void transform_patch(const Patch& patch, int64_t channels, acc_t* values, int64_
     constexpr int kSide = patch_side(kTile);
     transform_square<kSide, kSide, Vec<acc_t, kLanesHere>>(
         [](const auto& in, auto& out) { Winograd<acc_t, kTile>::transform_data(in, out); }, columns,
-        [&](int row, int col, auto value) { store<kLanesHere>(values + (row * kSide + col) * stride + c, value); });
+        [=](int row, int col, auto value) { store<kLanesHere>(values + (row * kSide + col) * stride + c, value); });
   });
 }
 
@@ -413,6 +416,21 @@ void transform_weights(const acc_t* taps, int64_t count, const Planes<acc_t>& pl
           });
     }
   }
+}
+
+template <class acc_t>
+int64_t taps_size(const Shape& s) {
+  return std::min(kWeightChannels, s.in_channels) * kTaps * kPanel<acc_t>;
+}
+
+// Of all weights at the points, those of the panel of output channels that begins with k: [input channel, output
+// channel]. The panels of a block of kPointChannels lie one behind the other, at each point.
+template <int kTile, class acc_t>
+Planes<acc_t> panel_of_points(const ForwardParams& p, int64_t k) {
+  const int64_t channels = p.shape.in_channels;
+  Planes<acc_t> planes(channels * (kPointChannels / kPanel<acc_t>), kPanel<acc_t>, static_cast<acc_t*>(p.points));
+  planes.data += k / kPointChannels * planes.size(points(kTile)) + k % kPointChannels * channels;
+  return planes;
 }
 
 }  // namespace conv3x3

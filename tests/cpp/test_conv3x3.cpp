@@ -20,6 +20,23 @@ op::Shape random_shape(Random& random) {
   return s;
 }
 
+// The convolution on threads. On several also in several blocks of tiles, as only larger maps are cut, with the weights
+// at the points made beforehand.
+void convolve(DType dtype, conv3x3::ForwardParams params, int64_t threads) {
+  conv3x3::Tasks tasks = conv3x3::forward_tasks(dtype, params.shape, threads);
+  if (threads > 1 && !params.shape.direct()) {
+    tasks.tile_blocks = std::min<int64_t>(2, params.shape.tiles(conv3x3::forward_tile(dtype)));
+  }
+  Buffer<char> points(conv3x3::forward_points_bytes(dtype, params.shape, tasks));
+  if (points.size() > 0) {
+    params.points = points.data();
+    on_threads((params.shape.out_channels + conv3x3::kPointChannels - 1) / conv3x3::kPointChannels, threads,
+               [&](int64_t begin, int64_t end) { conv3x3::forward_points(dtype, params, begin, end); });
+  }
+  on_threads(tasks.count(), threads,
+             [&](int64_t begin, int64_t end) { conv3x3::forward(dtype, params, tasks, begin, end); });
+}
+
 template <class T>
 void run(Random& random) {
   using acc_t = acc_type<T>;
@@ -53,9 +70,7 @@ void run(Random& random) {
     params.relu = problem.relu;
     params.result = conv3x3::Result::kMap;
     params.output = output.data();
-    const conv3x3::Tasks tasks = conv3x3::forward_tasks(kDType, shape, threads);
-    on_threads(tasks.count(), threads,
-               [&](int64_t begin, int64_t end) { conv3x3::forward(kDType, params, tasks, begin, end); });
+    convolve(kDType, params, threads);
     problem.check_output(output);
 
     Buffer<T> grad_input(problem.input.size());
@@ -68,9 +83,7 @@ void run(Random& random) {
     input_params.codes = problem.codes.data();
     input_params.pooled_height = s.pooled_height;
     input_params.pooled_width = s.pooled_width;
-    const conv3x3::Tasks input_tasks = conv3x3::forward_tasks(kDType, input_params.shape, threads);
-    on_threads(input_tasks.count(), threads,
-               [&](int64_t begin, int64_t end) { conv3x3::forward(kDType, input_params, input_tasks, begin, end); });
+    convolve(kDType, input_params, threads);
     problem.check_grad_input(grad_input);
 
     // In parts as well, which only larger maps have by themselves, and those that are convolved directly never.
