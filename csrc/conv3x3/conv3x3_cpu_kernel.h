@@ -7,7 +7,7 @@
 // pixels are convolved by the sum over taps.
 //
 // A NaN or an infinity reaches every output of the tiles whose patch, a tile and a pixel around it, holds it, where the
-// sum over taps would spread it by one pixel. float32 and the half types; sums run in float32.
+// sum over taps would spread it by one pixel. The half types' sums run in float32.
 #pragma once
 
 #include <cstdint>
