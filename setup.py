@@ -98,7 +98,8 @@ def configured_extension(folder: Path) -> Extension:
         archs = toolchain.archs_text(gencode)
         say(f"CUDA {toolkit.version} in {toolkit.root}, architectures {archs}")
         # Flags that name architectures keep torch from adding its own.
-        jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+        max_jobs = os.environ.get("MAX_JOBS", "")  # torch, too, heeds it only where it is a number
+        jobs = int(max_jobs) if max_jobs.isdigit() else os.cpu_count() or 1
         cuda_flags = {"nvcc": [*toolchain.nvcc_flags(debug, compiler.openmp, jobs), *gencode]}
         cuda_macros = [("SEGNET_EXT_WITH_CUDA", None), ("SEGNET_EXT_CUDA_ARCHS", f'"{archs}"')]
     extension = (CUDAExtension if toolkit else CppExtension)(

@@ -85,7 +85,7 @@ struct Tasks {
 Tasks forward_tasks(DType dtype, const Shape& shape, int64_t threads);
 // The bytes of the weights at the points, where they are to be made once for all tasks: forward_points then fills
 // params.points, whole cache lines, with blocks [begin, end) of kPointChannels output channels before the first task.
-// Else 0, and with null for params.points every task makes what it needs.
+// Else 0, and with null for params.points every task makes what it needs. Tasks have whole blocks, too.
 constexpr int64_t kPointChannels = 32;
 int64_t forward_points_bytes(DType dtype, const Shape& shape, const Tasks& tasks);
 void forward_points(DType dtype, const ForwardParams& params, int64_t begin, int64_t end);
