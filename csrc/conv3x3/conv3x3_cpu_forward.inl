@@ -40,7 +40,7 @@ class ForwardTask {
     for (int64_t c = 0; c < s_.in_channels; c += kWeightChannels) {
       const int64_t channels = std::min(kWeightChannels, s_.in_channels - c);
       if (p_.points != nullptr) {
-        multiply_points(tiles, c, channels, panel_of_points<kTile, acc_t>(p_, k), c);
+        multiply_points(tiles, c, channels, panel_of_points<kTile, acc_t>(p_, k, c));
         continue;
       }
       gather_taps<scalar_t>(p_.weight, k, k_channels, c, c + channels, taps_.get());
@@ -53,21 +53,21 @@ class ForwardTask {
         continue;
       }
       transform_weights<kTile, acc_t>(taps_.get(), channels, weights_);
-      multiply_points(tiles, c, channels, weights_, 0);
+      multiply_points(tiles, c, channels, weights_);
     }
   }
 
-  // Input channels [c, c + channels), whose weights begin at a row.
-  void multiply_points(int64_t tiles, int64_t c, int64_t channels, const Planes<acc_t>& weights, int64_t row) {
+  // Input channels [c, c + channels), whose weights these are.
+  void multiply_points(int64_t tiles, int64_t c, int64_t channels, const Planes<acc_t>& weights) {
     for (int point = 0; point < points(kTile); ++point) {
       if (p_.points != nullptr) {  // else they were just written
-        const acc_t* next = weights.at(std::min(point + 1, points(kTile) - 1), row);
+        const acc_t* next = weights.at(std::min(point + 1, points(kTile) - 1));
         for (int64_t i = 0; i < channels * kPanel<acc_t>; i += kLanesOf<acc_t>) {
           prefetch<kLanesOf<acc_t>, Cache::kSecond>(next + i);
         }
       }
       multiply<acc_t, false>(
-          tiles, {kChain<scalar_t>, channels, patches_.at(point) + c, patches_.row_stride, weights.at(point, row),
+          tiles, {kChain<scalar_t>, channels, patches_.at(point) + c, patches_.row_stride, weights.at(point),
                   weights.row_stride, products_.at(point), products_.row_stride, c > 0});
     }
   }
@@ -195,16 +195,15 @@ struct ForwardPoints {
   template <class scalar_t>
   static void run(const ForwardParams& p, int64_t begin, int64_t end) {
     using acc_t = acc_type<scalar_t>;
+    constexpr int kTile = ForwardTask<scalar_t>::kTile;
     const Shape& s = p.shape;
     const LineArray<acc_t> taps = new_lines<acc_t>(taps_size<acc_t>(s));
     const int64_t last = std::min(end * kPointChannels, s.out_channels);
     for (int64_t k = begin * kPointChannels; k < last; k += kPanel<acc_t>) {
-      Planes<acc_t> planes = panel_of_points<ForwardTask<scalar_t>::kTile, acc_t>(p, k);
       for (int64_t c = 0; c < s.in_channels; c += kWeightChannels) {
         const int64_t channels = std::min(kWeightChannels, s.in_channels - c);
         gather_taps<scalar_t>(p.weight, k, std::min<int64_t>(kPanel<acc_t>, last - k), c, c + channels, taps.get());
-        transform_weights<ForwardTask<scalar_t>::kTile, acc_t>(taps.get(), channels, planes);
-        planes.data += channels * planes.row_stride;
+        transform_weights<kTile>(taps.get(), channels, panel_of_points<kTile, acc_t>(p, k, c));
       }
     }
   }

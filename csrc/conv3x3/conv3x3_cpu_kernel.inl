@@ -423,13 +423,14 @@ int64_t taps_size(const Shape& s) {
   return std::min(kWeightChannels, s.in_channels) * kTaps * kPanel<acc_t>;
 }
 
-// Of all weights at the points, those of the panel of output channels that begins with k: [input channel, output
-// channel]. The panels of a block of kPointChannels lie one behind the other, at each point.
+// Of all weights at the points, those of the panel of output channels that begins with k, from input channel c on:
+// [input channel, output channel]. The panels of a block of kPointChannels lie one behind the other, at each point.
 template <int kTile, class acc_t>
-Planes<acc_t> panel_of_points(const ForwardParams& p, int64_t k) {
+Planes<acc_t> panel_of_points(const ForwardParams& p, int64_t k, int64_t c) {
   const int64_t channels = p.shape.in_channels;
   Planes<acc_t> planes(channels * (kPointChannels / kPanel<acc_t>), kPanel<acc_t>, static_cast<acc_t*>(p.points));
-  planes.data += k / kPointChannels * planes.size(points(kTile)) + k % kPointChannels * channels;
+  planes.data +=
+      k / kPointChannels * planes.size(points(kTile)) + k % kPointChannels * channels + c * planes.row_stride;
   return planes;
 }
 
