@@ -86,8 +86,8 @@ def test_float32_uses_tf32_where_torch_allows_it_for_convolutions(device, monkey
     double = [t.double() for t in (cut(x), cut(weight), cut(grad))]
     truth = run(reference.max_unpool2d_conv2d, double[0], codes, double[1], double[2])
     for actual, plain, expected in zip(rounded, exact, truth, strict=True):
-        assert not torch.equal(actual, plain)
-        if device.type == "cpu":  # cuDNN, which multiplies on some GPUs, rounds in ways of its own
+        if device.type == "cpu":  # cuDNN, which multiplies on some GPUs, rounds in ways of its own, or not at all
+            assert not torch.equal(actual, plain)
             assert_close(actual, expected.float())
         assert float((actual - expected).abs().max()) < 2**-10 * float(expected.abs().max())
 
