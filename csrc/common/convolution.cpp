@@ -57,8 +57,7 @@ at::Tensor convolve_grad_weight(const at::Tensor& grad_output, const at::Tensor&
                                     map.options().memory_format(at::MemoryFormat::ChannelsLast));
   return std::get<1>(at::convolution_backward(grad_output, map, like, std::nullopt, /*stride=*/{1, 1},
                                               {padding, padding}, /*dilation=*/{1, 1}, /*transposed=*/false,
-                                              /*output_padding=*/{0, 0}, /*groups=*/1, {false, true, false}))
-      .contiguous();
+                                              /*output_padding=*/{0, 0}, /*groups=*/1, {false, true, false}));
 }
 
 }  // namespace segnet_ext

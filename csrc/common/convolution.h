@@ -17,7 +17,7 @@ at::Tensor convolve(const at::Tensor& map, const at::Tensor& weight);
 // grad_output [N, K, H, W], weight [K, C, k, k]: the gradient of the map, [N, C, H, W], channels_last.
 at::Tensor convolve_grad_map(const at::Tensor& grad_output, const at::Tensor& weight);
 
-// grad_output [N, K, H, W], map [N, C, H, W]: the gradient of the weight, [K, C, k, k], contiguous.
+// grad_output [N, K, H, W], map [N, C, H, W]: the gradient of the weight, [K, C, k, k], in the layout that it comes in.
 at::Tensor convolve_grad_weight(const at::Tensor& grad_output, const at::Tensor& map, int64_t kernel_size);
 
 }  // namespace segnet_ext

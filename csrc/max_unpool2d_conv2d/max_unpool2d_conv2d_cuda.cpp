@@ -55,7 +55,7 @@ void forward_cuda(const Shape& shape, const at::Tensor& input, const at::Tensor&
   const std::optional<at::Tensor> whole_bias = bias ? std::optional(bias->contiguous()) : bias;
   if (is_dense(input)) {
     output.reset();
-    output = convolve(unpool(shape, input, codes), weight.contiguous());
+    output = convolve(unpool(shape, input, codes), weight);
     if (whole_bias || relu) {
       output = conv_bias::add_cuda(output, whole_bias.value_or(at::Tensor()), relu);
     }
@@ -67,7 +67,7 @@ void forward_cuda(const Shape& shape, const at::Tensor& input, const at::Tensor&
 void grad_input_cuda(const Shape& shape, const at::Tensor& grad_output, const at::Tensor& codes,
                      const at::Tensor& weight, at::Tensor& grad_input) {
   if (is_dense(grad_output)) {
-    const at::Tensor grad_unpooled = convolve_grad_map(grad_output, weight.contiguous());
+    const at::Tensor grad_unpooled = convolve_grad_map(grad_output, weight);
     return max_pool2d_with_codes::gather_cuda(pool_of(shape), grad_unpooled, codes, grad_input);
   }
   run_fused(shape, Direction::kGradInput, grad_output, codes, weight, std::nullopt, /*relu=*/false, grad_input);
