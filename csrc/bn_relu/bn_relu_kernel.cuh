@@ -12,7 +12,7 @@ using bn_relu_max_pool2d::load_input_grad;
 using bn_relu_max_pool2d::load_transform;
 using bn_relu_max_pool2d::Transform;
 
-constexpr cuda::ItemsPerThread kPixelsPerThread{1, 16};
+constexpr cuda::ItemsPerThread kPixelsPerThread{1, 16}, kSummedPixelsPerThread{1, 128};
 constexpr int kPixelLoads = 4;  // vectors of 16 or 32 bytes that a thread has under way
 // Backward loads two maps and keeps a dozen vectors of values by channel.
 constexpr int kGradLoads = 2;
@@ -123,8 +123,12 @@ void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardPara
   });
 }
 
+inline cuda::Tiling sums_tiling(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
+  return cuda::make_tiling(dtype, pixels, channels, kSummedPixelsPerThread, threads_to_fill / cuda::kSumShare);
+}
+
 int64_t backward_parts(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
-  return cuda::make_tiling(dtype, pixels, channels, kPixelsPerThread, threads_to_fill).blocks;
+  return sums_tiling(dtype, pixels, channels, threads_to_fill).blocks;
 }
 
 void launch_backward(const cuda::Launcher& launch, DType dtype, const MergeGradsParams& params,
@@ -132,13 +136,15 @@ void launch_backward(const cuda::Launcher& launch, DType dtype, const MergeGrads
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
     const PoolShape& shape = params.backward.shape;
-    const cuda::Tiling tiling =
+    const cuda::Tiling sums = sums_tiling(dtype, shape.pixels(), shape.channels, threads_to_fill);
+    const cuda::Tiling writes =
         cuda::make_tiling(dtype, shape.pixels(), shape.channels, kPixelsPerThread, threads_to_fill);
+    using bn_relu_max_pool2d::launch_grads;
     bn_relu_max_pool2d::grads_fit_vectors<scalar_t>(params.backward)
-        ? bn_relu_max_pool2d::launch_grads<scalar_t>(launch, params, tiling, backward_reduce_kernel<scalar_t, true>,
-                                                     backward_input_kernel<scalar_t, true>)
-        : bn_relu_max_pool2d::launch_grads<scalar_t>(launch, params, tiling, backward_reduce_kernel<scalar_t, false>,
-                                                     backward_input_kernel<scalar_t, false>);
+        ? launch_grads<scalar_t>(launch, params, sums, writes, backward_reduce_kernel<scalar_t, true>,
+                                 backward_input_kernel<scalar_t, true>)
+        : launch_grads<scalar_t>(launch, params, sums, writes, backward_reduce_kernel<scalar_t, false>,
+                                 backward_input_kernel<scalar_t, false>);
   });
 }
 

@@ -127,17 +127,18 @@ __global__ void __launch_bounds__(cuda::kMergeThreads) merge_grads_kernel(MergeG
   }
 }
 
-// Launches the three kernels of a backward pass, of which the first and the last walk over the map as `tiling` says.
+// Launches the three kernels of a backward pass, of which the first and the last walk over the map as their tilings
+// say.
 template <class scalar_t, class Kernel>
-void launch_grads(const cuda::Launcher& launch, const MergeGradsParams& params, const cuda::Tiling& tiling,
-                  Kernel reduce, Kernel input) {
+void launch_grads(const cuda::Launcher& launch, const MergeGradsParams& params, const cuda::Tiling& sums,
+                  const cuda::Tiling& writes, Kernel reduce, Kernel input) {
   using acc_t = acc_type<scalar_t>;
   constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
-  const cuda::Tiled<BackwardParams> tiled{params.backward, tiling};
-  launch(reduce, tiling.config(cuda::reduce_bytes<acc_t, 2 * kChannels>(tiling.groups * tiling.rows)), tiled);
+  launch(reduce, sums.config(cuda::reduce_bytes<acc_t, 2 * kChannels>(sums.groups * sums.rows)),
+         cuda::Tiled<BackwardParams>{params.backward, sums});
   launch(merge_grads_kernel<acc_t>,
          cuda::merge_config(params.backward.shape.channels, cuda::reduce_bytes<double, 2>(1)), params);
-  launch(input, tiling.config(), tiled);
+  launch(input, writes.config(), cuda::Tiled<BackwardParams>{params.backward, writes});
 }
 
 // Can threads access all maps and vectors of a backward pass by vectors?

@@ -144,11 +144,15 @@ void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardPara
   });
 }
 
+template <class scalar_t>
+cuda::Tiling sums_tiling(const PoolShape& shape, int64_t threads_to_fill) {
+  return cuda::window_tiling<cuda::kGroupChannels<scalar_t>>(shape, threads_to_fill / cuda::kSumShare, {1, 64});
+}
+
 int64_t backward_parts(DType dtype, const PoolShape& shape, int64_t threads_to_fill) {
   int64_t parts = 0;
-  cuda::call_for_dtype(dtype, [&](auto element) {
-    parts = cuda::window_tiling<cuda::kGroupChannels<decltype(element)>>(shape, threads_to_fill).blocks;
-  });
+  cuda::call_for_dtype(dtype,
+                       [&](auto element) { parts = sums_tiling<decltype(element)>(shape, threads_to_fill).blocks; });
   return parts;
 }
 
@@ -156,11 +160,13 @@ void launch_backward(const cuda::Launcher& launch, DType dtype, const MergeGrads
                      int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
-    const auto tiling = cuda::window_tiling<cuda::kGroupChannels<scalar_t>>(params.backward.shape, threads_to_fill);
+    const PoolShape& shape = params.backward.shape;
+    const cuda::Tiling sums = sums_tiling<scalar_t>(shape, threads_to_fill),
+                       writes = cuda::window_tiling<cuda::kGroupChannels<scalar_t>>(shape, threads_to_fill);
     grads_fit_vectors<scalar_t>(params.backward)
-        ? launch_grads<scalar_t>(launch, params, tiling, backward_reduce_kernel<scalar_t, true>,
+        ? launch_grads<scalar_t>(launch, params, sums, writes, backward_reduce_kernel<scalar_t, true>,
                                  backward_input_kernel<scalar_t, true>)
-        : launch_grads<scalar_t>(launch, params, tiling, backward_reduce_kernel<scalar_t, false>,
+        : launch_grads<scalar_t>(launch, params, sums, writes, backward_reduce_kernel<scalar_t, false>,
                                  backward_input_kernel<scalar_t, false>);
   });
 }

@@ -11,13 +11,14 @@ namespace segnet_ext::bn_relu_max_pool2d {
 
 // ---- mean and variance of each channel, in two stages -----------------------------------------------------------
 
-// A thread's pixels. Their squares are summed about one of themselves: with n values the deviation of that one is part
-// of the sum of squares, so the difference that remains to be taken loses at most a factor of n.
-constexpr cuda::ItemsPerThread kStatsPixelsPerThread{4, 64};
+// A thread's pixels. Their squares are summed about the mean of the first kStatsLoads: the deviation of that mean is
+// part of the sum of squares, so of n values the difference that remains to be taken loses at most a factor of about n
+// / kStatsLoads^2.
+constexpr cuda::ItemsPerThread kStatsPixelsPerThread{4, 256};
 
 // Loads of 16 or 32 bytes that a thread has under way, and blocks that a multiprocessor is to hold. 8 halfs or 4
 // doubles a thread need more than the 80 registers that a third block would leave them.
-constexpr int kStatsLoads = 4;
+constexpr int kStatsLoads = 8;
 template <class scalar_t>
 constexpr int kStatsBlocks = sizeof(scalar_t) == 4 ? 3 : 2;
 
@@ -47,11 +48,12 @@ struct MomentsOf {
     acc_t(&a)[kSize] = values;
     const acc_t count = other(kCount);
     if (count > acc_t(0)) {
+      const typename Moments<acc_t>::Counts counts(a[kCount], count);
 #pragma unroll
       for (int i = 0; i < kChannels; ++i) {
         Moments<acc_t> moments{a[kSum + i], a[kSquares + i]};
         const acc_t sum = other(kSum + i);
-        moments.merge(a[kCount], sum, other(kSquares + i), count);
+        moments.merge(counts, sum, other(kSquares + i));
         a[kRest + i] += other(kRest + i) + sum_rest(a[kSum + i], sum, moments.sum);
         a[kSum + i] = moments.sum;
         a[kSquares + i] = moments.squares;
@@ -67,7 +69,7 @@ template <class scalar_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads, kStatsBlocks<scalar_t>)
     stats_kernel(cuda::Tiled<TwoStageStatsParams> params) {
   using acc_t = acc_type<scalar_t>;
-  constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+  constexpr int kChannels = cuda::kGroupChannels<scalar_t>, kLoads = kWhole ? kStatsLoads : 1;
   SEGNET_DYNAMIC_SHARED(shared);
   const TwoStageStatsParams& p = params.op;
   const cuda::TilePlace<kChannels> place(params.tiling);
@@ -77,30 +79,40 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kStatsBlocks<scalar_t>)
   using Moments = MomentsOf<acc_t, kChannels>;
   Moments moments{};
   if (group.exists() && place.item < place.end) {
-    acc_t center[kChannels], sum[kChannels] = {}, squares[kChannels] = {};
-    const auto first = group.load(input + place.item * p.channels);
+    const auto load = [&](int64_t pixel) { return group.load(input + pixel * p.channels); };
+    acc_t center[kChannels] = {}, sum[kChannels] = {}, squares[kChannels] = {};
+    int count = 0;
+    cuda::TilePlace<kChannels> firsts = place;
+    const int64_t end = place.item + kStatsLoads * params.tiling.rows;
+    firsts.end = end < place.end ? end : place.end;
+    cuda::walk_items<kLoads>(firsts, params.tiling.rows, load, [&](int64_t, const auto& x) {
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i) {
+        center[i] += cuda::to_acc(x[i]);
+      }
+      ++count;
+    });
 #pragma unroll
     for (int i = 0; i < kChannels; ++i) {
-      center[i] = finite_or_zero(cuda::to_acc(first[i]));
+      center[i] = finite_or_zero(center[i] * (acc_t(1) / static_cast<acc_t>(count)));
     }
-    int count = 0;
-    cuda::walk_items<kWhole ? kStatsLoads : 1>(
-        place, params.tiling.rows, [&](int64_t pixel) { return group.load(input + pixel * p.channels); },
-        [&](int64_t, const auto& x) {
+    count = 0;
+    cuda::walk_items<kLoads>(place, params.tiling.rows, load, [&](int64_t, const auto& x) {
 #pragma unroll
-          for (int i = 0; i < kChannels; ++i) {
-            const acc_t deviation = cuda::to_acc(x[i]) - center[i];
-            sum[i] += deviation;
-            squares[i] += deviation * deviation;
-          }
-          ++count;
-        });
+      for (int i = 0; i < kChannels; ++i) {
+        const acc_t deviation = cuda::to_acc(x[i]) - center[i];
+        sum[i] += deviation;
+        squares[i] += deviation * deviation;
+      }
+      ++count;
+    });
     const auto values = static_cast<acc_t>(count);
+    const acc_t inverse = acc_t(1) / values;
     const auto origin = group.load(input);
 #pragma unroll
     for (int i = 0; i < kChannels; ++i) {
       moments.values[Moments::kSum + i] = sum[i] + values * (center[i] - finite_or_zero(cuda::to_acc(origin[i])));
-      moments.values[Moments::kSquares + i] = squares[i] - sum[i] * (sum[i] / values);
+      moments.values[Moments::kSquares + i] = squares[i] - sum[i] * (sum[i] * inverse);
     }
     moments.values[Moments::kCount] = values;
   }
@@ -162,8 +174,12 @@ __global__ void __launch_bounds__(cuda::kMergeThreads) merge_stats_kernel(MergeS
   }
 }
 
+inline cuda::Tiling stats_tiling(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
+  return cuda::make_tiling(dtype, pixels, channels, kStatsPixelsPerThread, threads_to_fill / cuda::kSumShare);
+}
+
 int64_t stats_parts(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
-  return cuda::make_tiling(dtype, pixels, channels, kStatsPixelsPerThread, threads_to_fill).blocks;
+  return stats_tiling(dtype, pixels, channels, threads_to_fill).blocks;
 }
 
 void launch_stats(const cuda::Launcher& launch, DType dtype, const TwoStageStatsParams& p, int64_t threads_to_fill) {
@@ -171,7 +187,7 @@ void launch_stats(const cuda::Launcher& launch, DType dtype, const TwoStageStats
     using scalar_t = decltype(element);
     using acc_t = acc_type<scalar_t>;
     constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
-    const cuda::Tiling tiling = cuda::make_tiling(dtype, p.pixels, p.channels, kStatsPixelsPerThread, threads_to_fill);
+    const cuda::Tiling tiling = stats_tiling(dtype, p.pixels, p.channels, threads_to_fill);
     const bool whole =
         cuda::fits_vectors<kChannels>(p.channels, {p.input, p.partial_sum, p.partial_rest, p.partial_squares});
     const size_t shared_bytes =

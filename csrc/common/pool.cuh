@@ -9,9 +9,8 @@ namespace segnet_ext::cuda {
 
 // How a walk over all windows is cut into threads that have kChannels channels each.
 template <int kChannels>
-Tiling window_tiling(const PoolShape& shape, int64_t threads_to_fill) {
-  return make_tiling(shape.pooled_rows() * shape.pooled_width, shape.channels, kChannels, ItemsPerThread{1, 8},
-                     threads_to_fill);
+Tiling window_tiling(const PoolShape& shape, int64_t threads_to_fill, const ItemsPerThread& limits = {1, 8}) {
+  return make_tiling(shape.pooled_rows() * shape.pooled_width, shape.channels, kChannels, limits, threads_to_fill);
 }
 
 // A window by its place in the pooled maps: item = (n * OH + oh) * OW + ow.

@@ -32,6 +32,10 @@ struct ItemsPerThread {
 template <class scalar_t>
 constexpr int kGroupChannels = sizeof(scalar_t) < 4 ? kVectorBytes / static_cast<int>(sizeof(scalar_t)) : 4;
 
+// Every block of a kernel that sums over its items costs a reduction and a part to be merged. Such a kernel gets this
+// share of the threads that would fill the device, two blocks to a multiprocessor, and more loads under way a thread.
+constexpr int64_t kSumShare = 4;
+
 // By sizes alone, so that sums over the items of a block do not depend on the device.
 struct Tiling {
   int64_t items, items_per_block, blocks;  // blocks of each tile of channels
@@ -109,20 +113,19 @@ struct TilePlace {
 template <int kLoads, class Place, class Load, class Use>
 SEGNET_DEVICE void walk_items(const Place& place, int rows, const Load& load, const Use& use) {
   using Loaded = decltype(load(place.item));
-  int64_t item = place.item;
-  for (; item + (kLoads - 1) * rows < place.end; item += kLoads * rows) {
+  for (int64_t item = place.item; item < place.end; item += kLoads * rows) {
     Loaded loaded[kLoads];
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
-      loaded[i] = load(item + i * rows);
+      const int64_t next = item + i * rows;
+      loaded[i] = load(next < place.end ? next : item);  // past the end once more, from the cache
     }
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
-      use(item + i * rows, loaded[i]);
+      if (item + i * rows < place.end) {
+        use(item + i * rows, loaded[i]);
+      }
     }
-  }
-  for (; item < place.end; item += rows) {
-    use(item, load(item));
   }
 }
 

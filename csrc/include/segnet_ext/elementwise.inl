@@ -52,10 +52,17 @@ template <class T>
 struct Moments {
   T sum, squares;
 
-  SEGNET_HOST_DEVICE void merge(T count_a, T sum_b, T squares_b, T count_b) {
-    const T mean_b = sum_b / count_b;
-    const T delta = mean_b - (count_a > T(0) ? sum / count_a : mean_b);
+  // What the counts of both come to, the same for all channels.
+  struct Counts {
+    T inverse_a, inverse_b, weight;  // no a: zeros
+    SEGNET_HOST_DEVICE Counts(T a, T b)
+        : inverse_a(a > T(0) ? T(1) / a : T(0)), inverse_b(T(1) / b), weight(a * b / (a + b)) {}
+  };
+
+  SEGNET_HOST_DEVICE void merge(const Counts& counts, T sum_b, T squares_b) {
+    const T mean_b = sum_b * counts.inverse_b;
+    const T delta = mean_b - (counts.inverse_a > T(0) ? sum * counts.inverse_a : mean_b);
     sum += sum_b;
-    squares += squares_b + delta * delta * (count_a * count_b / (count_a + count_b));
+    squares += squares_b + delta * delta * counts.weight;
   }
 };
