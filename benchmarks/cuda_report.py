@@ -1,7 +1,9 @@
-"""Writes what a run of the benchmarks on a GPU measured as a Markdown page.
+"""Writes what runs of the benchmarks on a GPU measured as a Markdown page.
 
 pytest benchmarks/ --benchmark-only --device cuda --benchmark-json run.json
 python benchmarks/cuda_report.py run.json benchmarks/results/h200.md
+
+Several runs, of some of the files each, make one page.
 """
 
 from __future__ import annotations
@@ -25,6 +27,15 @@ def groups(run: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]:
     for entry in run["benchmarks"]:
         found.setdefault(entry["group"], {})[entry["extra_info"]["variant"]] = entry
     return found
+
+
+def merged(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One run of all their benchmarks, which must be of one environment."""
+    entries = [entry for run in runs for entry in run["benchmarks"]]
+    for key in ENVIRONMENT:
+        if len(values := {entry["extra_info"][key] for entry in entries}) > 1:
+            raise SystemExit(f"the runs differ in {key}: {', '.join(sorted(map(str, values)))}")
+    return {"datetime": min(run["datetime"] for run in runs), "benchmarks": entries}
 
 
 def mebibytes(entry: Mapping[str, Any], key: str) -> str:
@@ -78,10 +89,10 @@ def page(run: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="what --benchmark-json wrote")
+    parser.add_argument("run", type=Path, nargs="+", help="what --benchmark-json wrote")
     parser.add_argument("page", type=Path, help="the Markdown file to write")
     options = parser.parse_args(arguments)
-    options.page.write_text(page(json.loads(options.run.read_text(encoding="utf-8"))), encoding="utf-8")
+    options.page.write_text(page(merged([json.loads(run.read_text(encoding="utf-8")) for run in options.run])), "utf-8")
 
 
 if __name__ == "__main__":

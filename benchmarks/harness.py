@@ -193,7 +193,7 @@ def check(
 
 
 def _distance(actual: torch.Tensor, wanted: torch.Tensor) -> float:
-    actual, wanted = actual.double().cpu(), wanted.double().cpu()
+    actual, wanted = actual.double(), wanted.to(actual.device).double()
     return float((actual - wanted).norm() / wanted.norm().clamp(min=1e-30))
 
 

@@ -249,10 +249,18 @@ def test_a_page_of_a_run_on_a_gpu(tmp_path):
             for variant, median in medians.items()
         ],
     }
-    (tmp_path / "run.json").write_text(json.dumps(run))
-    cuda_report.main([str(tmp_path / "run.json"), str(tmp_path / "page.md")])
+    half = len(medians)
+    files = [tmp_path / name for name in ("one.json", "two.json", "page.md")]
+    for file, entries in zip(files, (run["benchmarks"][:half], run["benchmarks"][half:]), strict=False):
+        file.write_text(json.dumps(run | {"benchmarks": entries}))
+    cuda_report.main(list(map(str, files)))
     rows = [line for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("| op |")]
     assert rows[1:] == [
         f"| op | stage1 1x2x3x4 {dtype} | forward | 2 | 5 | 3 | 1.50 | torch channels_last | 1.0 / 1.5 | - / - |"
         for dtype in ("float32", "float16")
     ]
+
+    entries[0]["extra_info"]["torch"] = "y"
+    files[1].write_text(json.dumps(run | {"benchmarks": entries}))
+    with pytest.raises(SystemExit, match="the runs differ in torch: x, y"):
+        cuda_report.main(list(map(str, files)))
