@@ -97,7 +97,8 @@ PYBIND11_MODULE(_C, m) {
         py::arg("mean"), py::arg("var"), py::arg("eps"));
   m.def("bn_relu_backward", &bn_relu_backward, no_gil, py::arg("grad_output"), py::arg("input"), py::arg("weight"),
         py::arg("bias"), py::arg("mean"), py::arg("var"), py::arg("eps"), py::arg("batch_statistics"));
-  m.def("convolve", &convolve, no_gil, py::arg("map"), py::arg("weight"));
+  m.def("convolve_with_bias", &convolve_with_bias, no_gil, py::arg("map"), py::arg("weight"), py::arg("bias"),
+        py::arg("relu"));
   m.def("convolve_grad_map", &convolve_grad_map, no_gil, py::arg("grad_output"), py::arg("weight"));
   m.def("convolve_grad_weight", &convolve_grad_weight, no_gil, py::arg("grad_output"), py::arg("map"),
         py::arg("kernel_size"));
@@ -106,7 +107,6 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<>())
       .def("__enter__", &MapReuse::enter)
       .def("__exit__", [](MapReuse& self, const py::args&) { self.exit(); });
-  m.def("conv_bias_add_", &conv_bias_add_, no_gil, py::arg("map"), py::arg("bias"), py::arg("relu"));
   m.def("conv_bias_grad", &conv_bias_grad, no_gil, py::arg("grad_output"));
 
   m.def("codes_to_indices", &codes_to_indices, no_gil, py::arg("codes"), py::arg("input_size"));

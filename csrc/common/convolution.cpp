@@ -3,6 +3,7 @@
 #include <ATen/Context.h>
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/cudnn_convolution_relu.h>
 #include <ATen/ops/empty.h>
 
 #include <mutex>
@@ -43,6 +44,17 @@ at::Tensor convolution(const at::Tensor& map, const at::Tensor& weight, bool tra
 
 at::Tensor convolve(const at::Tensor& map, const at::Tensor& weight) {
   return convolution(map, weight, /*transposed=*/false);
+}
+
+bool can_convolve_bias_relu(const at::Tensor& map) {
+  return map.is_cuda() && map.numel() > 0 && map.scalar_type() != at::kDouble && at::globalContext().userEnabledCuDNN();
+}
+
+at::Tensor convolve_bias_relu(const at::Tensor& map, const at::Tensor& weight, const at::Tensor& bias) {
+  const int64_t padding = weight.size(2) / 2;
+  return at::cudnn_convolution_relu(map, weight, bias, /*stride=*/{1, 1}, {padding, padding}, /*dilation=*/{1, 1},
+                                    /*groups=*/1)
+      .contiguous(at::MemoryFormat::ChannelsLast);
 }
 
 at::Tensor convolve_grad_map(const at::Tensor& grad_output, const at::Tensor& weight) {

@@ -6,11 +6,12 @@
 
 namespace segnet_ext {
 
-// The bias of a convolution, apart from its products.
+// The bias of a convolution, apart from its products where these are cuDNN's.
 
-// On CUDA, where these are cuDNN's: map [N, K, H, W] plus bias [K], if there is one, rectified if asked for;
-// channels_last. Takes the memory of a map that is channels_last itself.
-at::Tensor conv_bias_add_(const at::Tensor& map, const std::optional<at::Tensor>& bias, bool relu);
+// On CUDA, map [N, C, H, W] convolved by cuDNN with weight [K, C, k, k], plus bias [K], if there is one, rectified if
+// asked for: [N, K, H, W], channels_last.
+at::Tensor convolve_with_bias(const at::Tensor& map, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                              bool relu);
 
 // The gradient of the bias, [K]: the sum of grad_output [N, K, H, W] over its pixels.
 at::Tensor conv_bias_grad(const at::Tensor& grad_output);

@@ -257,8 +257,7 @@ def _convolve(operand: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) 
     """torch's convolution, then ReLU if asked for; channels_last."""
     if _on_cuda(operand):
         # Apart from its bias, for which torch has a kernel that takes as long as the products of a wide map.
-        operand = operand.contiguous(memory_format=torch.channels_last)
-        return _C.conv_bias_add_(_C.convolve(operand, weight), bias, relu)
+        return _C.convolve_with_bias(operand.contiguous(memory_format=torch.channels_last), weight, bias, relu)
     output = F.conv2d(operand, weight, bias, padding=weight.shape[2] // 2)
     return (output.relu_() if relu else output).contiguous(memory_format=torch.channels_last)
 
