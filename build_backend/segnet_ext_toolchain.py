@@ -21,9 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # byte for byte what nvcc makes for them.
 DEFAULT_CUDA_ARCHS = ((7, 5), (8, 0), (8, 6), (9, 0), (10, 0), (12, 0))
 # The PTX that their machine code is made from: that of the newest of these that is not newer. It is most of the compile
-# time, the kernels use nothing that a later one adds, and the machine code is the same. Not so for 10.0 and 12.0: from
-# the PTX of 8.0 some of their kernels spill.
-PTX_ARCHS = ((7, 5), (8, 0), (10, 0))
+# time, and the kernels use nothing that a later one adds.
+PTX_ARCHS = ((7, 5), (8, 0))
 
 CXX_PROBE = """
 #include <Python.h>
