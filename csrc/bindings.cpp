@@ -65,6 +65,8 @@ PYBIND11_MODULE(_C, m) {
         py::arg("bias"), py::arg("running_mean"), py::arg("running_var"), py::arg("training"), py::arg("momentum"),
         py::arg("eps"), py::arg("ceil_mode"));
   m.def("bn_relu_max_pool2d_stats", &bn_relu_max_pool2d_stats, no_gil, py::arg("input"));
+  m.def("update_running_stats", &update_running_stats, no_gil, py::arg("mean"), py::arg("var"), py::arg("values"),
+        py::arg("running_mean"), py::arg("running_var"), py::arg("momentum"));
   m.def("bn_relu_max_pool2d_forward", &bn_relu_max_pool2d_forward, no_gil, py::arg("input"), py::arg("weight"),
         py::arg("bias"), py::arg("mean"), py::arg("var"), py::arg("eps"), py::arg("ceil_mode"));
   m.def("bn_relu_max_pool2d_backward", &bn_relu_max_pool2d_backward, no_gil, py::arg("grad_output"), py::arg("input"),

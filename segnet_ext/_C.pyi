@@ -18,6 +18,9 @@ def bn_relu_max_pool2d_call(
     ceil_mode: bool,
 ) -> tuple[Tensor, Tensor]: ...
 def bn_relu_max_pool2d_stats(input: Tensor) -> tuple[Tensor, Tensor]: ...
+def update_running_stats(
+    mean: Tensor, var: Tensor, values: int, running_mean: Tensor, running_var: Tensor, momentum: float
+) -> None: ...
 def bn_relu_max_pool2d_forward(
     input: Tensor,
     weight: Tensor | None,

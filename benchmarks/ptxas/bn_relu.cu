@@ -13,13 +13,15 @@ void run(const cuda::Launcher& launch) {
       current_case = name;
       const PoolShape shape{1, channels, 360, 480, 0, 0};
       void* const values = aligned();
-      launch_forward(launch, dtype, {shape.pixels(), channels, map, values, values, map});
-      MergeGradsParams grads{};
-      grads.backward.shape = shape;
-      grads.backward.grad_output = map;
-      grads.backward.input = map;
-      grads.backward.parts = backward_parts(dtype, shape.pixels(), channels);
-      grads.backward.grad_input = map;
+      const bn_relu_max_pool2d::NormParams norm{values, values, values, values, 1e-5};
+      launch_forward(launch, dtype, {shape.pixels(), channels, map, norm, map});
+      BackwardParams grads{};
+      grads.shape = shape;
+      grads.grad_output = map;
+      grads.input = map;
+      grads.norm = norm;
+      grads.parts = backward_parts(dtype, shape.pixels(), channels);
+      grads.grad_input = map;
       bn_relu::launch_backward(launch, dtype, grads);  // the parameters are the pool's, and so would be the name
     }
   }

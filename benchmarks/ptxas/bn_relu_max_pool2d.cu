@@ -16,15 +16,17 @@ void run(const cuda::Launcher& launch) {
       auto* codes = static_cast<uint8_t*>(aligned());
       const int64_t parts = stats_parts(dtype, shape.pixels(), channels);
       launch_stats(launch, dtype, {shape.pixels(), channels, map, parts, values, values, values, values});
-      launch_affine(launch, dtype, {channels, 1e-5, values, values, values, values, values, values, values});
-      launch_forward(launch, dtype, {shape, map, values, values, map, codes});
-      MergeGradsParams grads{};
-      grads.backward.shape = shape;
-      grads.backward.grad_output = map;
-      grads.backward.input = map;
-      grads.backward.codes = codes;
-      grads.backward.parts = backward_parts(dtype, shape);
-      grads.backward.grad_input = map;
+      launch_running_stats(launch, dtype, {channels, 0.1, 1, values, values, values, values, values, values});
+      const NormParams norm{values, values, values, values, 1e-5};
+      launch_forward(launch, dtype, NormedForwardParams{shape, map, norm, map, codes});
+      NormedBackwardParams grads{};
+      grads.shape = shape;
+      grads.grad_output = map;
+      grads.input = map;
+      grads.codes = codes;
+      grads.norm = norm;
+      grads.parts = backward_parts(dtype, shape);
+      grads.grad_input = map;
       launch_backward(launch, dtype, grads);
     }
   }

@@ -1,6 +1,6 @@
 #include "bn_relu/bn_relu.h"
 
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/empty_like.h>
 
 #include "common/dispatch.h"
 #include "max_pool2d_with_codes/max_pool2d_with_codes.h"
@@ -23,13 +23,12 @@ at::Tensor bn_relu_forward(const at::Tensor& input, const std::optional<at::Tens
                            double eps) {
   check_map(kBnReluOp, "input", input);
   check_runs_on_cuda(input);
-  const bn_relu_max_pool2d::Affine affine =
-      bn_relu_max_pool2d::make_affine(kBnReluOp, input, weight, bias, mean, var, eps);
+  const bn_relu_max_pool2d::Norm norm = bn_relu_max_pool2d::make_norm(kBnReluOp, input, weight, bias, mean, var, eps);
   const at::Tensor map = input.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor output = max_pool2d_with_codes::empty_output(map, map.size(2), map.size(3));
   if constexpr (kHasCudaKernels) {
     if (map.numel() > 0) {
-      bn_relu::forward_cuda(map, affine, output);
+      bn_relu::forward_cuda(map, norm, output);
     }
   }
   return output;
@@ -45,17 +44,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_backward(const at::Tensor
   check_like(kBnReluOp, "grad_output", grad_output, input);
   TORCH_CHECK_VALUE(grad_output.sizes() == input.sizes(), kBnReluOp, ": grad_output must have the shape of input ",
                     input.sizes(), ", got ", grad_output.sizes());
-  const bn_relu_max_pool2d::Affine affine =
-      bn_relu_max_pool2d::make_affine(kBnReluOp, input, weight, bias, mean, var, eps);
+  const bn_relu_max_pool2d::Norm norm = bn_relu_max_pool2d::make_norm(kBnReluOp, input, weight, bias, mean, var, eps);
   const at::Tensor map = input.contiguous(at::MemoryFormat::ChannelsLast);
   const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor grad_input = max_pool2d_with_codes::empty_output(map, map.size(2), map.size(3));
-  at::Tensor grad_weight = at::zeros({map.size(1)}, affine.mean.options());
-  at::Tensor grad_bias = at::zeros({map.size(1)}, affine.mean.options());
-  if constexpr (kHasCudaKernels) {
-    if (map.numel() > 0) {
-      bn_relu::backward_cuda(grad, map, affine, batch_statistics, grad_input, grad_weight, grad_bias);
-    }
+  at::Tensor grad_weight = at::empty_like(norm.mean), grad_bias = at::empty_like(norm.mean);
+  if (map.numel() == 0) {
+    grad_weight.zero_();
+    grad_bias.zero_();
+  } else if constexpr (kHasCudaKernels) {
+    bn_relu::backward_cuda(grad, map, norm, batch_statistics, grad_input, grad_weight, grad_bias);
   }
   return {grad_input, grad_weight, grad_bias};
 }

@@ -29,8 +29,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_backward(const at::Tensor
 namespace bn_relu {
 
 // All maps channels_last, nothing empty.
-void forward_cuda(const at::Tensor& input, const bn_relu_max_pool2d::Affine& affine, at::Tensor& output);
-void backward_cuda(const at::Tensor& grad_output, const at::Tensor& input, const bn_relu_max_pool2d::Affine& affine,
+void forward_cuda(const at::Tensor& input, const bn_relu_max_pool2d::Norm& norm, at::Tensor& output);
+void backward_cuda(const at::Tensor& grad_output, const at::Tensor& input, const bn_relu_max_pool2d::Norm& norm,
                    bool batch_statistics, at::Tensor& grad_input, at::Tensor& grad_weight, at::Tensor& grad_bias);
 
 }  // namespace bn_relu

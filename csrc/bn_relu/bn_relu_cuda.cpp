@@ -7,15 +7,14 @@
 
 namespace segnet_ext::bn_relu {
 
-void forward_cuda(const at::Tensor& input, const bn_relu_max_pool2d::Affine& affine, at::Tensor& output) {
+void forward_cuda(const at::Tensor& input, const bn_relu_max_pool2d::Norm& norm, at::Tensor& output) {
   CudaContext context(input);
-  launch_forward(
-      context.launcher(), to_dtype(input.scalar_type()),
-      {input.numel() / input.size(1), input.size(1), context.read(input, "input"), context.read(affine.scale, "scale"),
-       context.read(affine.shift, "shift"), context.write(output, "output")});
+  launch_forward(context.launcher(), to_dtype(input.scalar_type()),
+                 {input.numel() / input.size(1), input.size(1), context.read(input, "input"),
+                  bn_relu_max_pool2d::read_norm(context, norm), context.write(output, "output")});
 }
 
-void backward_cuda(const at::Tensor& grad_output, const at::Tensor& input, const bn_relu_max_pool2d::Affine& affine,
+void backward_cuda(const at::Tensor& grad_output, const at::Tensor& input, const bn_relu_max_pool2d::Norm& norm,
                    bool batch_statistics, at::Tensor& grad_input, at::Tensor& grad_weight, at::Tensor& grad_bias) {
   CudaContext context(input);
   const DType dtype = to_dtype(input.scalar_type());
@@ -24,12 +23,12 @@ void backward_cuda(const at::Tensor& grad_output, const at::Tensor& input, const
   shape.channels = input.size(1);
   shape.height = input.size(2);
   shape.width = input.size(3);
-  const bn_relu_max_pool2d::GradsWorkspace workspace(affine, backward_parts(dtype, shape.pixels(), shape.channels));
-  MergeGradsParams params = workspace.params(context, affine, batch_statistics, grad_weight, grad_bias);
-  params.backward.shape = shape;
-  params.backward.grad_output = context.read(grad_output, "grad_output");
-  params.backward.input = context.read(input, "input");
-  params.backward.grad_input = context.write(grad_input, "grad_input");
+  const bn_relu_max_pool2d::GradsWorkspace workspace(norm, backward_parts(dtype, shape.pixels(), shape.channels));
+  BackwardParams params = workspace.params(context, norm, batch_statistics, grad_weight, grad_bias);
+  params.shape = shape;
+  params.grad_output = context.read(grad_output, "grad_output");
+  params.input = context.read(input, "input");
+  params.grad_input = context.write(grad_input, "grad_input");
   bn_relu::launch_backward(context.launcher(), dtype, params);  // qualified: the parameters are the pool's, too
 }
 

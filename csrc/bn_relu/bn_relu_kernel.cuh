@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) forward_kernel(cuda::Tiled
   if (!group.exists()) {
     return;
   }
-  const auto transform = load_transform<scalar_t>(p, group, place.channel);
+  const auto transform = load_transform<scalar_t>(p.norm, group, place.channel);
   const auto* input = static_cast<const scalar_t*>(p.input) + place.channel;
   auto* output = static_cast<scalar_t*>(p.output) + place.channel;
   cuda::walk_items<kWhole ? kPixelLoads : 1>(
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks)
   if (!group.exists()) {
     return;
   }
-  const auto transform = load_transform<scalar_t>(p, group, place.channel);
+  const auto transform = load_transform<scalar_t>(p.norm, group, place.channel);
   const auto input_grad = load_input_grad<scalar_t>(p, group, place.channel);
   auto* grad_input = static_cast<scalar_t*>(p.grad_input) + place.channel;
   walk_pixels<scalar_t>(params, place, group, [&](int64_t pixel, const PixelGrad<scalar_t>& at) {
@@ -116,8 +116,8 @@ void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardPara
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
     const cuda::Tiling tiling = cuda::make_tiling(dtype, p.pixels, p.channels, kPixelsPerThread, threads_to_fill);
-    const bool whole =
-        cuda::fits_vectors<cuda::kGroupChannels<scalar_t>>(p.channels, {p.input, p.output, p.scale, p.shift});
+    const bool whole = cuda::fits_vectors<cuda::kGroupChannels<scalar_t>>(
+        p.channels, {p.input, p.output, p.norm.mean, p.norm.var, p.norm.weight, p.norm.bias});
     launch(whole ? forward_kernel<scalar_t, true> : forward_kernel<scalar_t, false>, tiling.config(),
            cuda::Tiled<ForwardParams>{p, tiling});
   });
@@ -131,16 +131,15 @@ int64_t backward_parts(DType dtype, int64_t pixels, int64_t channels, int64_t th
   return sums_tiling(dtype, pixels, channels, threads_to_fill).blocks;
 }
 
-void launch_backward(const cuda::Launcher& launch, DType dtype, const MergeGradsParams& params,
-                     int64_t threads_to_fill) {
+void launch_backward(const cuda::Launcher& launch, DType dtype, const BackwardParams& params, int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
-    const PoolShape& shape = params.backward.shape;
+    const PoolShape& shape = params.shape;
     const cuda::Tiling sums = sums_tiling(dtype, shape.pixels(), shape.channels, threads_to_fill);
     const cuda::Tiling writes =
         cuda::make_tiling(dtype, shape.pixels(), shape.channels, kPixelsPerThread, threads_to_fill);
     using bn_relu_max_pool2d::launch_grads;
-    bn_relu_max_pool2d::grads_fit_vectors<scalar_t>(params.backward)
+    bn_relu_max_pool2d::grads_fit_vectors<scalar_t>(params)
         ? launch_grads<scalar_t>(launch, params, sums, writes, backward_reduce_kernel<scalar_t, true>,
                                  backward_input_kernel<scalar_t, true>)
         : launch_grads<scalar_t>(launch, params, sums, writes, backward_reduce_kernel<scalar_t, false>,

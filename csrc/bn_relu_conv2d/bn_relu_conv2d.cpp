@@ -48,7 +48,8 @@ Operand make_operand(const char* op, const at::Tensor& input, const std::optiona
                       input.size(2), ", ", input.size(3), ") unless codes are given, got (", height, ", ", width, ")");
   }
   if (mean) {
-    operand.affine = bn_relu_max_pool2d::make_affine(op, input, bn_weight, bn_bias, *mean, var.value(), eps);
+    operand.affine = bn_relu_max_pool2d::make_affine(
+        bn_relu_max_pool2d::make_norm(op, input, bn_weight, bn_bias, *mean, var.value(), eps));
     operand.source.scale = operand.affine->scale.const_data_ptr();
     operand.source.shift = operand.affine->shift.const_data_ptr();
   }

@@ -1,5 +1,6 @@
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
@@ -14,7 +15,7 @@ namespace {
 constexpr const char* kOp = "bn_relu_max_pool2d";
 
 using namespace max_pool2d_with_codes;
-using bn_relu_max_pool2d::Affine;
+using bn_relu_max_pool2d::Norm;
 
 // BatchNorm's per-channel arguments may be of the input's dtype or of the type that it is accumulated in.
 void check_channel_vector(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& input) {
@@ -28,9 +29,11 @@ void check_channel_vector(const char* op, const char* name, const at::Tensor& te
 }
 
 at::Tensor channel_vector(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& input) {
+  constexpr uintptr_t kAlignment = 16;
   check_channel_vector(op, name, tensor, input);
   const at::ScalarType acc = acc_scalar_type(input.scalar_type());
-  return (tensor.scalar_type() == acc ? tensor : tensor.to(acc)).contiguous();
+  at::Tensor vector = (tensor.scalar_type() == acc ? tensor : tensor.to(acc)).contiguous();
+  return reinterpret_cast<uintptr_t>(vector.const_data_ptr()) % kAlignment == 0 ? vector : vector.clone();
 }
 
 }  // namespace
@@ -49,16 +52,11 @@ void check_affine(const char* op, const at::Tensor& input, const std::optional<a
   }
 }
 
-Affine make_affine(const char* op, const at::Tensor& input, const std::optional<at::Tensor>& weight,
-                   const std::optional<at::Tensor>& bias, const at::Tensor& mean, const at::Tensor& var, double eps) {
-  const auto options = input.options().dtype(acc_scalar_type(input.scalar_type()));
-  const auto empty = [&] { return at::empty({input.size(1)}, options); };
-  Affine affine{channel_vector(op, "running_mean", mean, input), empty(), empty(), empty()};
-  const at::Tensor variance = channel_vector(op, "running_var", var, input);
-  const at::Tensor gain = weight ? channel_vector(op, "weight", *weight, input) : at::Tensor();
-  const at::Tensor offset = bias ? channel_vector(op, "bias", *bias, input) : at::Tensor();
-  SEGNET_DISPATCH(input, fill_affine, affine, variance, gain, offset, eps);
-  return affine;
+Norm make_norm(const char* op, const at::Tensor& input, const std::optional<at::Tensor>& weight,
+               const std::optional<at::Tensor>& bias, const at::Tensor& mean, const at::Tensor& var, double eps) {
+  return {channel_vector(op, "running_mean", mean, input), channel_vector(op, "running_var", var, input),
+          weight ? channel_vector(op, "weight", *weight, input) : at::Tensor(),
+          bias ? channel_vector(op, "bias", *bias, input) : at::Tensor(), eps};
 }
 
 }  // namespace bn_relu_max_pool2d
@@ -79,6 +77,36 @@ std::tuple<at::Tensor, at::Tensor> bn_relu_max_pool2d_stats(const at::Tensor& in
   return {mean, var};
 }
 
+void update_running_stats(const at::Tensor& mean, const at::Tensor& var, int64_t values, at::Tensor running_mean,
+                          at::Tensor running_var, double momentum) {
+  if (values == 0) {
+    return;
+  }
+  const at::NoGradGuard no_grad;
+  const double unbiased = static_cast<double>(values) / static_cast<double>(values - 1);
+  if constexpr (kHasCudaKernels) {
+    const auto fits = [&](const at::Tensor& running) {
+      return running.device() == mean.device() && running.scalar_type() == mean.scalar_type() &&
+             running.is_contiguous();
+    };
+    if (runs_on_cuda(mean) && fits(running_mean) && fits(running_var)) {
+      bn_relu_max_pool2d::running_stats_cuda(mean, var, unbiased, momentum, running_mean, running_var);
+      running_mean.unsafeGetTensorImpl()->bump_version();
+      running_var.unsafeGetTensorImpl()->bump_version();
+      return;
+    }
+  }
+  const auto move = [momentum](const at::Tensor& running, const at::Tensor& batch) {
+    if (running.scalar_type() == batch.scalar_type()) {
+      running.lerp_(batch, momentum);
+    } else {  // in the batch's precision, rounded once
+      running.copy_(running.to(batch.scalar_type()).lerp_(batch, momentum));
+    }
+  };
+  move(running_mean, mean);
+  move(running_var, var.mul(unbiased));
+}
+
 std::tuple<at::Tensor, at::Tensor> bn_relu_max_pool2d_forward(const at::Tensor& input,
                                                               const std::optional<at::Tensor>& weight,
                                                               const std::optional<at::Tensor>& bias,
@@ -86,13 +114,13 @@ std::tuple<at::Tensor, at::Tensor> bn_relu_max_pool2d_forward(const at::Tensor& 
                                                               bool ceil_mode) {
   check_map(kOp, "input", input);
   const PoolShape shape = pool_shape(kOp, input, ceil_mode);
-  const Affine affine = bn_relu_max_pool2d::make_affine(kOp, input, weight, bias, mean, var, eps);
+  const Norm norm = bn_relu_max_pool2d::make_norm(kOp, input, weight, bias, mean, var, eps);
 
   const at::Tensor map = input.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor output = empty_output(map, shape.pooled_height, shape.pooled_width);
   at::Tensor codes = empty_codes(map, shape);
   if (output.numel() > 0) {
-    SEGNET_DISPATCH(map, bn_relu_max_pool2d::forward, shape, map, affine, output, codes);
+    SEGNET_DISPATCH(map, bn_relu_max_pool2d::forward, shape, map, norm, output, codes);
   }
   return {output, codes};
 }
@@ -109,17 +137,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_max_pool2d_backward(
   check_shape(op, "grad_output", grad_output, {input.size(0), input.size(1), shape.pooled_height, shape.pooled_width},
               "(N, C, OH, OW)");
   check_codes(op, codes, input.device(), shape.batch, shape.channels, shape.pooled_height, shape.pooled_width);
-  const Affine affine = bn_relu_max_pool2d::make_affine(kOp, input, weight, bias, mean, var, eps);
+  const Norm norm = bn_relu_max_pool2d::make_norm(kOp, input, weight, bias, mean, var, eps);
 
   const at::Tensor map = input.contiguous(at::MemoryFormat::ChannelsLast);
   const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor grad_input = empty_output(map, shape.height, shape.width);
   if (grad.numel() == 0) {
-    return {grad_input, at::zeros({shape.channels}, affine.mean.options()),
-            at::zeros({shape.channels}, affine.mean.options())};
+    return {grad_input, at::zeros({shape.channels}, norm.mean.options()),
+            at::zeros({shape.channels}, norm.mean.options())};
   }
-  at::Tensor grad_weight = at::empty_like(affine.mean), grad_bias = at::empty_like(affine.mean);
-  SEGNET_DISPATCH(map, bn_relu_max_pool2d::backward, shape, grad, map, codes, affine, batch_statistics, grad_input,
+  at::Tensor grad_weight = at::empty_like(norm.mean), grad_bias = at::empty_like(norm.mean);
+  SEGNET_DISPATCH(map, bn_relu_max_pool2d::backward, shape, grad, map, codes, norm, batch_statistics, grad_input,
                   grad_weight, grad_bias);
   return {grad_input, grad_weight, grad_bias};
 }

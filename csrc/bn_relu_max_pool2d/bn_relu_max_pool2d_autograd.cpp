@@ -1,6 +1,5 @@
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d_autograd.h"
 
-#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
@@ -63,15 +62,6 @@ struct Forward : torch::autograd::Function<Forward> {
   }
 };
 
-// Moves running statistics in place towards a batch's, in the batch's precision.
-void move(const at::Tensor& running, const at::Tensor& batch, double momentum) {
-  if (running.scalar_type() == batch.scalar_type()) {
-    running.lerp_(batch, momentum);
-  } else {
-    running.copy_(running.to(batch.scalar_type()).lerp_(batch, momentum));
-  }
-}
-
 }  // namespace
 }  // namespace bn_relu_max_pool2d_graph
 
@@ -95,12 +85,8 @@ std::tuple<at::Tensor, at::Tensor> bn_relu_max_pool2d_call(const at::Tensor& inp
     check_shape(kName, "running_var", *running_var, mean.sizes(), "(C)");
   }
   auto results = apply(mean, var);
-  const int64_t count = input.numel() / input.size(1);
-  // Last, so that an argument that is refused leaves them as they were. An empty batch says nothing about the data.
-  if (running_mean && count > 0) {
-    const at::NoGradGuard no_grad;
-    move(*running_mean, mean, momentum);
-    move(*running_var, var.mul(static_cast<double>(count) / static_cast<double>(count - 1)), momentum);
+  if (running_mean) {  // last, so that an argument that is refused leaves them as they were
+    update_running_stats(mean, var, input.numel() / input.size(1), *running_mean, *running_var, momentum);
   }
   return results;
 }

@@ -46,17 +46,17 @@ void merge_sums_of(const at::Tensor& partial, int64_t values, const at::Tensor& 
 }
 
 template <class acc_t>
-void fill_affine(Affine& affine, const at::Tensor& var, const at::Tensor& weight, const at::Tensor& bias, double eps) {
+void fill_affine(const Norm& norm, Affine& affine) {
   // Asking a tensor for its data takes longer than a channel does.
-  const auto* means = affine.mean.const_data_ptr<acc_t>();
-  const auto* vars = var.const_data_ptr<acc_t>();
-  const acc_t* gains = weight.defined() ? weight.const_data_ptr<acc_t>() : nullptr;
-  const acc_t* offsets = bias.defined() ? bias.const_data_ptr<acc_t>() : nullptr;
+  const auto* means = norm.mean.const_data_ptr<acc_t>();
+  const auto* vars = norm.var.const_data_ptr<acc_t>();
+  const acc_t* gains = norm.weight.defined() ? norm.weight.const_data_ptr<acc_t>() : nullptr;
+  const acc_t* offsets = norm.bias.defined() ? norm.bias.const_data_ptr<acc_t>() : nullptr;
   auto* invstds = affine.invstd.mutable_data_ptr<acc_t>();
   auto* scales = affine.scale.mutable_data_ptr<acc_t>();
   auto* shifts = affine.shift.mutable_data_ptr<acc_t>();
-  for (int64_t c = 0, channels = var.numel(); c < channels; ++c) {
-    const acc_t invstd = batch_norm_invstd(vars[c], static_cast<acc_t>(eps));
+  for (int64_t c = 0, channels = norm.var.numel(); c < channels; ++c) {
+    const acc_t invstd = batch_norm_invstd(vars[c], static_cast<acc_t>(norm.eps));
     const BatchNormAffine<acc_t> channel =
         batch_norm_affine(means[c], invstd, gains ? gains[c] : acc_t(1), offsets ? offsets[c] : acc_t(0));
     invstds[c] = invstd;
@@ -88,18 +88,20 @@ void stats_cpu(const at::Tensor& input, at::Tensor& mean, at::Tensor& var) {
   merge_stats(dtype, params, mean.mutable_data_ptr(), var.mutable_data_ptr());
 }
 
-void fill_affine_cpu(Affine& affine, const at::Tensor& var, const at::Tensor& weight, const at::Tensor& bias,
-                     double eps) {
-  if (var.scalar_type() == at::kDouble) {
-    fill_affine<double>(affine, var, weight, bias, eps);
+Affine make_affine(const Norm& norm) {
+  Affine affine{norm.mean, at::empty_like(norm.mean), at::empty_like(norm.mean), at::empty_like(norm.mean)};
+  if (norm.var.scalar_type() == at::kDouble) {
+    fill_affine<double>(norm, affine);
   } else {
-    fill_affine<float>(affine, var, weight, bias, eps);
+    fill_affine<float>(norm, affine);
   }
+  return affine;
 }
 
-void forward_cpu(const PoolShape& shape, const at::Tensor& input, const Affine& affine, at::Tensor& output,
+void forward_cpu(const PoolShape& shape, const at::Tensor& input, const Norm& norm, at::Tensor& output,
                  at::Tensor& codes) {
   const DType dtype = to_dtype(input.scalar_type());
+  const Affine affine = make_affine(norm);
   const ForwardParams params{shape,
                              input.const_data_ptr(),
                              affine.scale.const_data_ptr(),
@@ -111,9 +113,10 @@ void forward_cpu(const PoolShape& shape, const at::Tensor& input, const Affine& 
 }
 
 void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const at::Tensor& input,
-                  const at::Tensor& codes, const Affine& affine, bool batch_statistics, at::Tensor& grad_input,
+                  const at::Tensor& codes, const Norm& norm, bool batch_statistics, at::Tensor& grad_input,
                   at::Tensor& grad_weight, at::Tensor& grad_bias) {
   const DType dtype = to_dtype(input.scalar_type());
+  const Affine affine = make_affine(norm);
   const int64_t parts = parts_of(shape.pooled_rows(), shape.pixels(), shape.channels);
   at::Tensor partial = at::zeros({2, parts, shape.channels}, input.options().dtype(at::kDouble));
   at::Tensor grad_mean = at::empty_like(affine.mean), projection = at::empty_like(affine.mean);

@@ -22,13 +22,34 @@ struct Transform {
   }
 };
 
-template <class scalar_t, bool kWhole, class Params>
-SEGNET_DEVICE auto load_transform(const Params& p,
+template <class scalar_t, bool kWhole>
+SEGNET_DEVICE auto load_transform(const NormParams& norm,
                                   const cuda::ChannelGroup<cuda::kGroupChannels<scalar_t>, kWhole>& group,
                                   int64_t channel) {
   using acc_t = acc_type<scalar_t>;
-  return Transform<scalar_t, cuda::kGroupChannels<scalar_t>>{group.load(static_cast<const acc_t*>(p.scale) + channel),
-                                                             group.load(static_cast<const acc_t*>(p.shift) + channel)};
+  constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+  const auto load = [&](const void* vector, acc_t otherwise) {
+    cuda::Vector<acc_t, kChannels> values;
+    if (vector != nullptr) {
+      values = group.load(static_cast<const acc_t*>(vector) + channel);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i) {
+        values[i] = otherwise;
+      }
+    }
+    return values;
+  };
+  Transform<scalar_t, kChannels> transform{load(norm.var, 0), load(norm.bias, 0)};
+  const auto weight = load(norm.weight, 1), mean = load(norm.mean, 0);
+#pragma unroll
+  for (int i = 0; i < kChannels; ++i) {
+    const acc_t invstd = batch_norm_invstd(transform.scale[i], static_cast<acc_t>(norm.eps));
+    const BatchNormAffine<acc_t> affine = batch_norm_affine(mean[i], invstd, weight[i], transform.shift[i]);
+    transform.scale[i] = affine.scale;
+    transform.shift[i] = affine.shift;
+  }
+  return transform;
 }
 
 // The gradient of the input of a BatchNorm from `reached`, what reaches its result.
@@ -46,13 +67,13 @@ struct InputGrad {
 };
 
 template <class scalar_t, bool kWhole>
-SEGNET_DEVICE auto load_input_grad(const BackwardParams& p,
+SEGNET_DEVICE auto load_input_grad(const NormedBackwardParams& p,
                                    const cuda::ChannelGroup<cuda::kGroupChannels<scalar_t>, kWhole>& group,
                                    int64_t channel) {
   using acc_t = acc_type<scalar_t>;
   InputGrad<scalar_t, cuda::kGroupChannels<scalar_t>> input_grad{p.batch_statistics, {}, {}, {}};
   if (p.batch_statistics) {
-    input_grad.mean = group.load(static_cast<const acc_t*>(p.mean) + channel);
+    input_grad.mean = group.load(static_cast<const acc_t*>(p.norm.mean) + channel);
     input_grad.grad_mean = group.load(static_cast<const acc_t*>(p.grad_mean) + channel);
     input_grad.projection = group.load(static_cast<const acc_t*>(p.projection) + channel);
   }
@@ -62,14 +83,14 @@ SEGNET_DEVICE auto load_input_grad(const BackwardParams& p,
 // Sums of the gradient, and of gradient * (x - mean), over a block's items, to the block's part. walk(transform, add)
 // calls add(i, gradient, x) for channel i of each of the calling thread's items.
 template <class scalar_t, int kChannels, bool kWhole, class Walk>
-SEGNET_DEVICE void sum_grads(const cuda::Tiled<BackwardParams>& params, const cuda::TilePlace<kChannels>& place,
+SEGNET_DEVICE void sum_grads(const cuda::Tiled<NormedBackwardParams>& params, const cuda::TilePlace<kChannels>& place,
                              const cuda::ChannelGroup<kChannels, kWhole>& group, void* shared, const Walk& walk) {
   using acc_t = acc_type<scalar_t>;
-  const BackwardParams& p = params.op;
+  const NormedBackwardParams& p = params.op;
   acc_t sums[2 * kChannels] = {};
   if (group.exists()) {
-    const auto mean = group.load(static_cast<const acc_t*>(p.mean) + place.channel);
-    walk(load_transform<scalar_t>(p, group, place.channel), [&](int i, acc_t grad, scalar_t x) {
+    const auto mean = group.load(static_cast<const acc_t*>(p.norm.mean) + place.channel);
+    walk(load_transform<scalar_t>(p.norm, group, place.channel), [&](int i, acc_t grad, scalar_t x) {
       sums[i] += grad;
       sums[kChannels + i] += grad * (cuda::to_acc(x) - mean[i]);
     });
@@ -94,9 +115,8 @@ SEGNET_DEVICE void sum_grads(const cuda::Tiled<BackwardParams>& params, const cu
 }
 
 template <class acc_t>
-__global__ void __launch_bounds__(cuda::kMergeThreads) merge_grads_kernel(MergeGradsParams params) {
+__global__ void __launch_bounds__(cuda::kMergeThreads) merge_grads_kernel(NormedBackwardParams p) {
   SEGNET_DYNAMIC_SHARED(shared);
-  const BackwardParams& p = params.backward;
   const cuda::MergePlace place(p.parts);
   const int64_t channels = p.shape.channels, c = place.channel;
 
@@ -118,36 +138,36 @@ __global__ void __launch_bounds__(cuda::kMergeThreads) merge_grads_kernel(MergeG
   });
   if (place.row == 0 && c < channels) {
     const auto pixels = static_cast<double>(p.shape.batch * p.shape.height * p.shape.width);
-    const BatchNormGrads grads =
-        batch_norm_grads(sums[0], sums[1], static_cast<const acc_t*>(params.invstd)[c], pixels);
-    static_cast<acc_t*>(params.grad_weight)[c] = static_cast<acc_t>(grads.weight);
-    static_cast<acc_t*>(params.grad_bias)[c] = static_cast<acc_t>(grads.bias);
-    static_cast<acc_t*>(params.grad_mean)[c] = static_cast<acc_t>(grads.mean);
-    static_cast<acc_t*>(params.projection)[c] = static_cast<acc_t>(grads.projection);
+    const acc_t invstd = batch_norm_invstd(static_cast<const acc_t*>(p.norm.var)[c], static_cast<acc_t>(p.norm.eps));
+    const BatchNormGrads grads = batch_norm_grads(sums[0], sums[1], invstd, pixels);
+    static_cast<acc_t*>(p.grad_weight)[c] = static_cast<acc_t>(grads.weight);
+    static_cast<acc_t*>(p.grad_bias)[c] = static_cast<acc_t>(grads.bias);
+    static_cast<acc_t*>(p.grad_mean)[c] = static_cast<acc_t>(grads.mean);
+    static_cast<acc_t*>(p.projection)[c] = static_cast<acc_t>(grads.projection);
   }
 }
 
 // Launches the three kernels of a backward pass, of which the first and the last walk over the map as their tilings
 // say.
 template <class scalar_t, class Kernel>
-void launch_grads(const cuda::Launcher& launch, const MergeGradsParams& params, const cuda::Tiling& sums,
+void launch_grads(const cuda::Launcher& launch, const NormedBackwardParams& params, const cuda::Tiling& sums,
                   const cuda::Tiling& writes, Kernel reduce, Kernel input) {
   using acc_t = acc_type<scalar_t>;
   constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
   launch(reduce, sums.config(cuda::reduce_bytes<acc_t, 2 * kChannels>(sums.groups * sums.rows)),
-         cuda::Tiled<BackwardParams>{params.backward, sums});
-  launch(merge_grads_kernel<acc_t>,
-         cuda::merge_config(params.backward.shape.channels, cuda::reduce_bytes<double, 2>(1)), params);
-  launch(input, writes.config(), cuda::Tiled<BackwardParams>{params.backward, writes});
+         cuda::Tiled<NormedBackwardParams>{params, sums});
+  launch(merge_grads_kernel<acc_t>, cuda::merge_config(params.shape.channels, cuda::reduce_bytes<double, 2>(1)),
+         params);
+  launch(input, writes.config(), cuda::Tiled<NormedBackwardParams>{params, writes});
 }
 
 // Can threads access all maps and vectors of a backward pass by vectors?
 template <class scalar_t>
-bool grads_fit_vectors(const BackwardParams& p) {
+bool grads_fit_vectors(const NormedBackwardParams& p) {
   return cuda::fits_vectors<cuda::kGroupChannels<scalar_t>>(
       p.shape.channels,
-      {p.grad_output, p.input, p.mean, p.scale, p.shift, p.partial_sum, p.partial_product, p.grad_mean, p.projection,
-       p.grad_input},
+      {p.grad_output, p.input, p.norm.mean, p.norm.var, p.norm.weight, p.norm.bias, p.partial_sum, p.partial_product,
+       p.grad_mean, p.projection, p.grad_input},
       p.codes);
 }
 

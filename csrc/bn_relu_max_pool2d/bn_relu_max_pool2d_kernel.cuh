@@ -19,14 +19,14 @@ constexpr int kBackwardBlocks = !kWhole                 ? 1
                                                         : 2;
 
 template <class scalar_t, bool kWhole>
-__global__ void __launch_bounds__(cuda::kTileThreads) forward_kernel(cuda::Tiled<ForwardParams> params) {
+__global__ void __launch_bounds__(cuda::kTileThreads) forward_kernel(cuda::Tiled<NormedForwardParams> params) {
   constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
-  const ForwardParams& p = params.op;
+  const NormedForwardParams& p = params.op;
   const cuda::TilePlace<kChannels> place(params.tiling);
   const cuda::ChannelGroup<kChannels, kWhole> group(p.shape.channels - place.channel);
   if (group.exists()) {
     cuda::pool_windows(p, params.tiling, place, group, static_cast<const scalar_t*>(p.input),
-                       static_cast<scalar_t*>(p.output), load_transform<scalar_t>(p, group, place.channel));
+                       static_cast<scalar_t*>(p.output), load_transform<scalar_t>(p.norm, group, place.channel));
   }
 }
 
@@ -41,7 +41,7 @@ struct WindowGrad {
   unsigned codes;
   cuda::Vector<scalar_t, kChannels> grad_output, x[4];
 
-  SEGNET_DEVICE WindowGrad(const BackwardParams& p, const cuda::ChannelGroup<kChannels, kWhole>& group,
+  SEGNET_DEVICE WindowGrad(const NormedBackwardParams& p, const cuda::ChannelGroup<kChannels, kWhole>& group,
                            const cuda::Window& window, int64_t item, int64_t channel)
       : corner(window.corner(p.shape) + channel), rows(window.rows(p.shape)), cols(window.cols(p.shape)), x{} {
     const int64_t channels = p.shape.channels;
@@ -67,10 +67,10 @@ struct WindowGrad {
 
 template <class scalar_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t, kWhole>)
-    backward_reduce_kernel(cuda::Tiled<BackwardParams> params) {
+    backward_reduce_kernel(cuda::Tiled<NormedBackwardParams> params) {
   constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
   SEGNET_DYNAMIC_SHARED(shared);
-  const BackwardParams& p = params.op;
+  const NormedBackwardParams& p = params.op;
   const cuda::TilePlace<kChannels> place(params.tiling);
   const cuda::ChannelGroup<kChannels, kWhole> group(p.shape.channels - place.channel);
   sum_grads<scalar_t>(params, place, group, shared, [&](const auto& transform, const auto& add) {
@@ -88,18 +88,18 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t, 
 
 template <class scalar_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t, kWhole>)
-    backward_input_kernel(cuda::Tiled<BackwardParams> params) {
+    backward_input_kernel(cuda::Tiled<NormedBackwardParams> params) {
   using acc_t = acc_type<scalar_t>;
   constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
   using Values = cuda::Vector<scalar_t, kChannels>;
-  const BackwardParams& p = params.op;
+  const NormedBackwardParams& p = params.op;
   const PoolShape& s = p.shape;
   const cuda::TilePlace<kChannels> place(params.tiling);
   const cuda::ChannelGroup<kChannels, kWhole> group(s.channels - place.channel);
   if (!group.exists()) {
     return;
   }
-  const auto transform = load_transform<scalar_t>(p, group, place.channel);
+  const auto transform = load_transform<scalar_t>(p.norm, group, place.channel);
   cuda::Window window(s, place.item);
   for (int64_t item = place.item; item < place.end; item += params.tiling.rows, window.advance(s, params.tiling.rows)) {
     const WindowGrad<scalar_t, kWhole> at(p, group, window, item, place.channel);
@@ -133,14 +133,14 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t, 
   }
 }
 
-void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardParams& p, int64_t threads_to_fill) {
+void launch_forward(const cuda::Launcher& launch, DType dtype, const NormedForwardParams& p, int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
     const cuda::Tiling tiling = cuda::window_tiling<cuda::kGroupChannels<scalar_t>>(p.shape, threads_to_fill);
     const bool whole = cuda::fits_vectors<cuda::kGroupChannels<scalar_t>>(
-        p.shape.channels, {p.input, p.output, p.scale, p.shift}, p.codes);
+        p.shape.channels, {p.input, p.output, p.norm.mean, p.norm.var, p.norm.weight, p.norm.bias}, p.codes);
     launch(whole ? forward_kernel<scalar_t, true> : forward_kernel<scalar_t, false>, tiling.config(),
-           cuda::Tiled<ForwardParams>{p, tiling});
+           cuda::Tiled<NormedForwardParams>{p, tiling});
   });
 }
 
@@ -156,14 +156,14 @@ int64_t backward_parts(DType dtype, const PoolShape& shape, int64_t threads_to_f
   return parts;
 }
 
-void launch_backward(const cuda::Launcher& launch, DType dtype, const MergeGradsParams& params,
+void launch_backward(const cuda::Launcher& launch, DType dtype, const NormedBackwardParams& params,
                      int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
-    const PoolShape& shape = params.backward.shape;
+    const PoolShape& shape = params.shape;
     const cuda::Tiling sums = sums_tiling<scalar_t>(shape, threads_to_fill),
                        writes = cuda::window_tiling<cuda::kGroupChannels<scalar_t>>(shape, threads_to_fill);
-    grads_fit_vectors<scalar_t>(params.backward)
+    grads_fit_vectors<scalar_t>(params)
         ? launch_grads<scalar_t>(launch, params, sums, writes, backward_reduce_kernel<scalar_t, true>,
                                  backward_input_kernel<scalar_t, true>)
         : launch_grads<scalar_t>(launch, params, sums, writes, backward_reduce_kernel<scalar_t, false>,

@@ -1,8 +1,9 @@
 // What starts the CUDA kernels of bn_relu_max_pool2d; bn_relu_max_pool2d_kernel.cuh defines it.
 #pragma once
 
-#include "bn_relu_max_pool2d/bn_relu_max_pool2d_params.h"
+#include "common/pool_shape.h"
 #include "cuda/launcher.h"
+#include "segnet_ext/dtypes.h"
 
 namespace segnet_ext::bn_relu_max_pool2d {
 
@@ -24,38 +25,63 @@ int64_t stats_parts(DType dtype, int64_t pixels, int64_t channels, int64_t threa
 void launch_stats(const cuda::Launcher& launch, DType dtype, const TwoStageStatsParams& p,
                   int64_t threads_to_fill = cuda::kThreadsToFill);
 
-struct AffineParams {
-  int64_t channels;
-  double eps;
-  const void* mean;  // all [C] of acc_t
+// A BatchNorm, its vectors [C] of acc_t.
+struct NormParams {
+  const void* mean;
   const void* var;
   const void* weight;  // null stands for ones
   const void* bias;    // null stands for zeros
-  void* invstd;
-  void* scale;
-  void* shift;
+  double eps;
 };
 
-void launch_affine(const cuda::Launcher& launch, DType dtype, const AffineParams& p);
+struct NormedForwardParams {
+  PoolShape shape;
+  const void* input;  // [N, H, W, C]
+  NormParams norm;
+  void* output;    // [N, OH, OW, C]
+  uint8_t* codes;  // [N, OH, OW, ceil(C / 4)]
+};
 
-void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardParams& p,
+void launch_forward(const cuda::Launcher& launch, DType dtype, const NormedForwardParams& p,
                     int64_t threads_to_fill = cuda::kThreadsToFill);
 
-struct MergeGradsParams {
-  BackwardParams backward;
-  const void* invstd;  // all [C] of acc_t
-  void* grad_weight;
-  void* grad_bias;
-  void* grad_mean;
-  void* projection;
+struct NormedBackwardParams {
+  PoolShape shape;
+  const void* grad_output;  // [N, OH, OW, C]
+  const void* input;        // [N, H, W, C]
+  const uint8_t* codes;     // [N, OH, OW, ceil(C / 4)]
+  NormParams norm;
+  bool batch_statistics;  // whether mean and variance came from the batch, and so carry gradient
+
+  int64_t parts;            // backward_parts(...)
+  double* partial_sum;      // [parts, C] sum of the gradient that reaches the normalised map
+  double* partial_product;  // [parts, C] sum of that gradient times (input - mean)
+  void* grad_mean;          // [C] of acc_t: BatchNormInputGrad's
+  void* projection;         // [C] of acc_t: BatchNormInputGrad's
+
+  void* grad_input;   // [N, H, W, C]
+  void* grad_weight;  // [C] of acc_t
+  void* grad_bias;    // [C] of acc_t
 };
 
-// Parts of the sums over winners, for BackwardParams.
+// Parts of the sums over winners, for NormedBackwardParams.
 int64_t backward_parts(DType dtype, const PoolShape& shape, int64_t threads_to_fill = cuda::kThreadsToFill);
 
-// Fills the gradients of weight and bias, then p.backward.grad_input. p.backward.grad_mean and projection are the
-// arrays that p.grad_mean and p.projection write.
-void launch_backward(const cuda::Launcher& launch, DType dtype, const MergeGradsParams& params,
+void launch_backward(const cuda::Launcher& launch, DType dtype, const NormedBackwardParams& params,
                      int64_t threads_to_fill = cuda::kThreadsToFill);
+
+// Moves running statistics towards a batch's, the variance without bias.
+struct RunningStatsParams {
+  int64_t channels;
+  double momentum, unbiased;  // unbiased: values / (values - 1)
+  const void* mean;           // all [C] of acc_t
+  const void* var;
+  const void* running_mean;
+  const void* running_var;
+  void* moved_mean;  // may be running_mean, and this running_var
+  void* moved_var;
+};
+
+void launch_running_stats(const cuda::Launcher& launch, DType dtype, const RunningStatsParams& p);
 
 }  // namespace segnet_ext::bn_relu_max_pool2d

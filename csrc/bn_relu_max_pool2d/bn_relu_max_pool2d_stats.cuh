@@ -1,4 +1,4 @@
-// CUDA kernels for what BatchNorm knows of a channel: batch statistics and the affine map made of them.
+// CUDA kernels for what BatchNorm knows of a channel: batch statistics, and the running ones.
 #pragma once
 
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d_launch.h"
@@ -11,16 +11,15 @@ namespace segnet_ext::bn_relu_max_pool2d {
 
 // ---- mean and variance of each channel, in two stages -----------------------------------------------------------
 
+// Loads of 16 or 32 bytes that a thread has under way, 128 bytes in all, and blocks that a multiprocessor is to hold.
+template <class scalar_t>
+constexpr int kStatsLoads = sizeof(scalar_t) == 8 ? 4 : 8;
+constexpr int kStatsBlocks = 2;
+
 // A thread's pixels. Their squares are summed about the mean of the first kStatsLoads: the deviation of that mean is
 // part of the sum of squares, so of n values the difference that remains to be taken loses at most a factor of about n
 // / kStatsLoads^2.
 constexpr cuda::ItemsPerThread kStatsPixelsPerThread{4, 256};
-
-// Loads of 16 or 32 bytes that a thread has under way, and blocks that a multiprocessor is to hold. 8 halfs or 4
-// doubles a thread need more than the 80 registers that a third block would leave them.
-constexpr int kStatsLoads = 8;
-template <class scalar_t>
-constexpr int kStatsBlocks = sizeof(scalar_t) == 4 ? 3 : 2;
 
 template <class acc_t>
 SEGNET_DEVICE acc_t finite_or_zero(acc_t x) {
@@ -66,10 +65,10 @@ struct MomentsOf {
 // All sums are of x - origin, where the origin is the channel's first value in the map: means of parts then differ by
 // about a deviation and not by rounding errors of a large mean.
 template <class scalar_t, bool kWhole>
-__global__ void __launch_bounds__(cuda::kTileThreads, kStatsBlocks<scalar_t>)
+__global__ void __launch_bounds__(cuda::kTileThreads, kStatsBlocks)
     stats_kernel(cuda::Tiled<TwoStageStatsParams> params) {
   using acc_t = acc_type<scalar_t>;
-  constexpr int kChannels = cuda::kGroupChannels<scalar_t>, kLoads = kWhole ? kStatsLoads : 1;
+  constexpr int kChannels = cuda::kGroupChannels<scalar_t>, kLoads = kWhole ? kStatsLoads<scalar_t> : 1;
   SEGNET_DYNAMIC_SHARED(shared);
   const TwoStageStatsParams& p = params.op;
   const cuda::TilePlace<kChannels> place(params.tiling);
@@ -83,7 +82,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kStatsBlocks<scalar_t>)
     acc_t center[kChannels] = {}, sum[kChannels] = {}, squares[kChannels] = {};
     int count = 0;
     cuda::TilePlace<kChannels> firsts = place;
-    const int64_t end = place.item + kStatsLoads * params.tiling.rows;
+    const int64_t end = place.item + kStatsLoads<scalar_t> * params.tiling.rows;
     firsts.end = end < place.end ? end : place.end;
     cuda::walk_items<kLoads>(firsts, params.tiling.rows, load, [&](int64_t, const auto& x) {
 #pragma unroll
@@ -200,28 +199,27 @@ void launch_stats(const cuda::Launcher& launch, DType dtype, const TwoStageStats
   });
 }
 
-// ---- statistics to an affine map --------------------------------------------------------------------------------
+// ---- running statistics -----------------------------------------------------------------------------------------
 
-constexpr int kAffineThreads = 128;
+constexpr int kRunningThreads = 128;
 
 template <class acc_t>
-__global__ void __launch_bounds__(kAffineThreads) affine_kernel(AffineParams p) {
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kAffineThreads + threadIdx.x;
+__global__ void __launch_bounds__(kRunningThreads) running_stats_kernel(RunningStatsParams p) {
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * kRunningThreads + threadIdx.x;
   if (c < p.channels) {
-    const acc_t invstd = batch_norm_invstd(static_cast<const acc_t*>(p.var)[c], static_cast<acc_t>(p.eps));
-    const BatchNormAffine<acc_t> affine = batch_norm_affine(
-        static_cast<const acc_t*>(p.mean)[c], invstd, p.weight ? static_cast<const acc_t*>(p.weight)[c] : acc_t(1),
-        p.bias ? static_cast<const acc_t*>(p.bias)[c] : acc_t(0));
-    static_cast<acc_t*>(p.invstd)[c] = invstd;
-    static_cast<acc_t*>(p.scale)[c] = affine.scale;
-    static_cast<acc_t*>(p.shift)[c] = affine.shift;
+    const acc_t momentum = static_cast<acc_t>(p.momentum);
+    const auto move = [&](const void* running, acc_t batch, void* moved) {
+      static_cast<acc_t*>(moved)[c] = lerp(static_cast<const acc_t*>(running)[c], batch, momentum);
+    };
+    move(p.running_mean, static_cast<const acc_t*>(p.mean)[c], p.moved_mean);
+    move(p.running_var, static_cast<const acc_t*>(p.var)[c] * static_cast<acc_t>(p.unbiased), p.moved_var);
   }
 }
 
-void launch_affine(const cuda::Launcher& launch, DType dtype, const AffineParams& p) {
-  const cuda::LaunchConfig config{dim3(cuda::grid_size((p.channels + kAffineThreads - 1) / kAffineThreads)),
-                                  dim3(kAffineThreads)};
-  launch(dtype == DType::kDouble ? affine_kernel<double> : affine_kernel<float>, config, p);
+void launch_running_stats(const cuda::Launcher& launch, DType dtype, const RunningStatsParams& p) {
+  const cuda::LaunchConfig config{dim3(cuda::grid_size(cuda::ceil_div(p.channels, kRunningThreads))),
+                                  dim3(kRunningThreads)};
+  launch(dtype == DType::kDouble ? running_stats_kernel<double> : running_stats_kernel<float>, config, p);
 }
 
 }  // namespace segnet_ext::bn_relu_max_pool2d

@@ -1,8 +1,7 @@
-// What the backward passes of BatchNorm and ReLU allocate on CUDA, with a pool behind them and without.
+// What the CUDA kernels of BatchNorm and ReLU are given, with a pool behind them and without.
 #pragma once
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d_launch.h"
@@ -10,34 +9,34 @@
 
 namespace segnet_ext::bn_relu_max_pool2d {
 
-struct GradsWorkspace {
-  at::Tensor partial_sum, partial_product, grad_mean, projection;
+inline NormParams read_norm(CudaContext& context, const Norm& norm) {
+  return {context.read(norm.mean, "mean"), context.read(norm.var, "var"),
+          norm.weight.defined() ? context.read(norm.weight, "weight") : nullptr,
+          norm.bias.defined() ? context.read(norm.bias, "bias") : nullptr, norm.eps};
+}
 
-  GradsWorkspace(const Affine& affine, int64_t parts)
-      : partial_sum(at::empty({parts, affine.mean.numel()}, affine.mean.options().dtype(at::kDouble))),
-        partial_product(at::empty_like(partial_sum)),
-        grad_mean(at::empty_like(affine.mean)),
-        projection(at::empty_like(affine.mean)) {}
+// What a backward pass allocates.
+struct GradsWorkspace {
+  at::Tensor partials, means;
+
+  GradsWorkspace(const Norm& norm, int64_t parts)
+      : partials(at::empty({2, parts, norm.mean.numel()}, norm.mean.options().dtype(at::kDouble))),
+        means(at::empty({2, norm.mean.numel()}, norm.mean.options())) {}
 
   // All but the shape and the maps.
-  MergeGradsParams params(CudaContext& context, const Affine& affine, bool batch_statistics,
-                          const at::Tensor& grad_weight, const at::Tensor& grad_bias) const {
-    MergeGradsParams params{};
-    params.invstd = context.read(affine.invstd, "invstd");
+  NormedBackwardParams params(CudaContext& context, const Norm& norm, bool batch_statistics,
+                              const at::Tensor& grad_weight, const at::Tensor& grad_bias) const {
+    const int64_t channels = norm.mean.numel();
+    NormedBackwardParams params{};
+    params.norm = read_norm(context, norm);
+    params.batch_statistics = batch_statistics;
+    params.parts = partials.size(1);
+    params.partial_sum = static_cast<double*>(context.write(partials, "partial sums"));
+    params.partial_product = params.partial_sum + params.parts * channels;
+    params.grad_mean = context.write(means, "means of the gradient");
+    params.projection = static_cast<char*>(params.grad_mean) + channels * means.element_size();
     params.grad_weight = context.write(grad_weight, "grad_weight");
     params.grad_bias = context.write(grad_bias, "grad_bias");
-    params.grad_mean = context.write(grad_mean, "grad_mean");
-    params.projection = context.write(projection, "projection");
-    BackwardParams& backward = params.backward;
-    backward.mean = context.read(affine.mean, "mean");
-    backward.scale = context.read(affine.scale, "scale");
-    backward.shift = context.read(affine.shift, "shift");
-    backward.parts = partial_sum.size(0);
-    backward.partial_sum = static_cast<double*>(context.write(partial_sum, "partial_sum"));
-    backward.partial_product = static_cast<double*>(context.write(partial_product, "partial_product"));
-    backward.batch_statistics = batch_statistics;
-    backward.grad_mean = params.grad_mean;
-    backward.projection = params.projection;
     return params;
   }
 };

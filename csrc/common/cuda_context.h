@@ -10,8 +10,11 @@
 #include "host_cuda/host_cuda.h"
 #else
 #include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+
+#include <vector>
 #endif
 
 namespace segnet_ext {
@@ -32,7 +35,9 @@ class CudaContext {
   }
 #else
   explicit CudaContext(const at::Tensor& tensor)
-      : guard_(tensor.device()), launcher_(c10::cuda::getCurrentCUDAStream().stream(), arch(), shared_limit()) {}
+      : guard_(tensor.device()),
+        launcher_(c10::cuda::getCurrentCUDAStream().stream(), gpu(tensor.get_device()).arch,
+                  gpu(tensor.get_device()).shared_limit) {}
 
   const void* read(const at::Tensor& tensor, const char*) { return tensor.const_data_ptr(); }
   void* write(const at::Tensor& tensor, const char*) { return tensor.mutable_data_ptr(); }
@@ -44,16 +49,28 @@ class CudaContext {
 #if defined(SEGNET_HOST_CUDA)
   host_cuda::Buffers buffers_;
 #else
-  static int attribute(cudaDeviceAttr name) {
-    int device = 0, value = 0;
-    C10_CUDA_CHECK(cudaGetDevice(&device));
-    C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, name, device));
-    return value;
+  struct Gpu {
+    int arch;
+    int64_t shared_limit;
+  };
+  // Asked once: every call of an operation needs it, some several times.
+  static const Gpu& gpu(int device) {
+    static const std::vector<Gpu> gpus = [] {
+      std::vector<Gpu> all(static_cast<size_t>(c10::cuda::device_count()));
+      for (int i = 0; i < static_cast<int>(all.size()); ++i) {
+        const auto attribute = [i](cudaDeviceAttr name) {
+          int value = 0;
+          C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, name, i));
+          return value;
+        };
+        all[static_cast<size_t>(i)] = {
+            10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor),
+            attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
+      }
+      return all;
+    }();
+    return gpus[static_cast<size_t>(device)];
   }
-  static int arch() {
-    return 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
-  }
-  static int64_t shared_limit() { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 
   c10::cuda::CUDAGuard guard_;
 #endif

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from segnet_ext._extension import _C
-from segnet_ext.ops._common import operator
+from segnet_ext.ops._common import is_plain, operator
 
 
 def check_running_stats(op: str, running_mean: Tensor | None, running_var: Tensor | None, training: bool) -> None:
@@ -50,9 +50,10 @@ def update_running_stats(
 ) -> None:
     """Move running statistics in place towards a batch's, the variance without bias."""
     count = input.numel() // input.shape[1]
-    if count == 0:  # an empty batch says nothing about the data
-        return
-    move_running_stats(mean, var * (count / (count - 1)), running_mean, running_var, momentum)
+    if is_plain(input, running_mean, running_var):
+        _C.update_running_stats(mean, var, count, running_mean, running_var, momentum)
+    elif count > 0:  # an empty batch says nothing about the data
+        move_running_stats(mean, var * (count / (count - 1)), running_mean, running_var, momentum)
 
 
 def move_running_stats(

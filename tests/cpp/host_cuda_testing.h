@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "bn_relu_max_pool2d/bn_relu_max_pool2d_launch.h"
 #include "cuda/launch.h"
 #include "testing.h"
 
@@ -96,5 +97,27 @@ void expect_no_fault(const char* what, const Body& body) {
     CHECK(false, "%s: %s", what, fault.what());
   }
 }
+
+// A BatchNorm that comes to these scales and shifts exactly, with 1/2 or 2 for invstd by the channel. On the device for
+// as long as `device`.
+template <class acc_t>
+struct ExactNorm {
+  static constexpr double kEps = 0.125;
+  Buffer<acc_t> var, weight, bias;
+
+  ExactNorm(const Buffer<acc_t>& mean, const Buffer<acc_t>& scale, const Buffer<acc_t>& shift)
+      : var(mean.size()), weight(mean.size()), bias(mean.size()) {
+    for (int64_t c = 0; c < mean.size(); ++c) {
+      var[c] = static_cast<acc_t>(1 / (invstd(c) * invstd(c)) - kEps);
+      weight[c] = static_cast<acc_t>(scale[c] / invstd(c));
+      bias[c] = shift[c] + mean[c] * scale[c];
+    }
+  }
+  static double invstd(int64_t c) { return c % 3 == 0 ? 0.5 : 2; }
+
+  bn_relu_max_pool2d::NormParams params(Device& device, const Buffer<acc_t>& mean) const {
+    return {device.read(mean), device.read(var), device.read(weight), device.read(bias), kEps};
+  }
+};
 
 }  // namespace segnet_ext::testing

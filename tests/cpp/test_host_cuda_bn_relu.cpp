@@ -26,36 +26,34 @@ void bn_relu_forward_and_backward(int64_t pixels, int64_t channels, int64_t thre
   const auto input = integers<T>(pixels * channels, random), grad_output = integers<T>(input.size(), random);
   const auto mean = integers<acc_t>(channels, random), scale = integers<acc_t>(channels, random);
   const auto shift = integers<acc_t>(channels, random);
+  using Norm = ExactNorm<acc_t>;
+  const Norm norm(mean, scale, shift);
   Device device;
+  const bn_relu_max_pool2d::NormParams norm_params = norm.params(device, mean);
   Buffer<T> output(input.size());
-  bn_relu::launch_forward(
-      launcher(), Element<T>::kDType,
-      {pixels, channels, device.read(input), device.read(scale), device.read(shift), device.write(output)}, threads);
+  bn_relu::launch_forward(launcher(), Element<T>::kDType,
+                          {pixels, channels, device.read(input), norm_params, device.write(output)}, threads);
   for (int64_t i = 0; i < input.size(); ++i) {
     CHECK(Element<T>::value(output[i]) == rectified(input, scale, shift, i), "output %lld", static_cast<long long>(i));
   }
 
-  Buffer<acc_t> invstd(channels), grad_weight(channels), grad_bias(channels), grad_mean(channels), projection(channels);
-  std::fill_n(invstd.data(), channels, acc_t(2));
+  Buffer<acc_t> grad_weight(channels), grad_bias(channels), grad_mean(channels), projection(channels);
   Buffer<T> grad_input(input.size());
-  bn_relu::MergeGradsParams params{};
-  params.backward.shape = {1, channels, 1, pixels, 0, 0};
-  params.backward.grad_output = device.read(grad_output);
-  params.backward.input = input.data();
-  params.backward.mean = device.read(mean);
-  params.backward.scale = scale.data();
-  params.backward.shift = shift.data();
-  params.backward.parts = bn_relu::backward_parts(Element<T>::kDType, pixels, channels, threads);
-  Buffer<double> partial_sum(params.backward.parts * channels), partial_product(partial_sum.size());
-  params.backward.partial_sum = device.write(partial_sum);
-  params.backward.partial_product = device.write(partial_product);
-  params.invstd = device.read(invstd);
+  bn_relu::BackwardParams params{};
+  params.shape = {1, channels, 1, pixels, 0, 0};
+  params.grad_output = device.read(grad_output);
+  params.input = input.data();
+  params.norm = norm_params;
+  params.parts = bn_relu::backward_parts(Element<T>::kDType, pixels, channels, threads);
+  Buffer<double> partial_sum(params.parts * channels), partial_product(partial_sum.size());
+  params.partial_sum = device.write(partial_sum);
+  params.partial_product = device.write(partial_product);
   params.grad_weight = device.write(grad_weight);
   params.grad_bias = device.write(grad_bias);
-  params.backward.grad_mean = params.grad_mean = device.write(grad_mean);
-  params.backward.projection = params.projection = device.write(projection);
-  params.backward.grad_input = device.write(grad_input);
-  params.backward.batch_statistics = draw(random, 0, 1) == 1;
+  params.grad_mean = device.write(grad_mean);
+  params.projection = device.write(projection);
+  params.grad_input = device.write(grad_input);
+  params.batch_statistics = draw(random, 0, 1) == 1;
   bn_relu::launch_backward(launcher(), Element<T>::kDType, params, threads);
 
   for (int64_t c = 0; c < channels; ++c) {
@@ -65,18 +63,18 @@ void bn_relu_forward_and_backward(int64_t pixels, int64_t channels, int64_t thre
       sum += grad;
       product += grad * (Element<T>::value(input[i]) - double(mean[c]));
     }
-    CHECK(double(grad_bias[c]) == sum && double(grad_weight[c]) == 2 * product, "gradients of channel %lld",
-          static_cast<long long>(c));
+    CHECK(double(grad_bias[c]) == sum && double(grad_weight[c]) == Norm::invstd(c) * product,
+          "gradients of channel %lld", static_cast<long long>(c));
     for (int64_t i = c; i < input.size(); i += channels) {
       double grad = rectified(input, scale, shift, i) > 0 ? Element<T>::value(grad_output[i]) : 0;
       double terms = std::abs(grad);
-      if (params.backward.batch_statistics) {
-        const double projected =
-            (Element<T>::value(input[i]) - double(mean[c])) * 4 * product / static_cast<double>(pixels);
+      if (params.batch_statistics) {
+        const double projected = (Element<T>::value(input[i]) - double(mean[c])) * Norm::invstd(c) * Norm::invstd(c) *
+                                 product / static_cast<double>(pixels);
         grad -= sum / static_cast<double>(pixels) + projected;
         terms += std::abs(sum / static_cast<double>(pixels)) + std::abs(projected);
       }
-      const double tolerance = !params.backward.batch_statistics ? 0 : (sizeof(T) > 2 ? 1e-6 : 1e-2);
+      const double tolerance = !params.batch_statistics ? 0 : (sizeof(T) > 2 ? 1e-6 : 1e-2);
       const double error = std::abs(Element<T>::value(grad_input[i]) - grad * double(scale[c]));
       CHECK(error <= tolerance * terms * std::abs(double(scale[c])), "gradient %lld", static_cast<long long>(i));
     }

@@ -50,39 +50,36 @@ void fused_pool(const PoolShape& s, int64_t threads, Random& random) {
   namespace op = bn_relu_max_pool2d;
   const FusedProblem<T> problem(s, random);
   Device device;
-  device.read(problem.input);
-  device.read(problem.grad_output);
-  device.read(problem.codes);
-  device.read(problem.mean);
-  device.read(problem.scale);
-  device.read(problem.shift);
+  using Norm = ExactNorm<acc_t>;
+  const Norm norm(problem.mean, problem.scale, problem.shift);
+  const op::NormParams norm_params = norm.params(device, problem.mean);
 
   Buffer<T> output(windows_of(s) * s.channels);
   Buffer<uint8_t> codes(windows_of(s) * codes_bytes(s.channels));
-  device.write(output);
-  device.write(codes);
-  launch_forward(launcher(), Element<T>::kDType, problem.forward(output, codes), threads);
+  launch_forward(
+      launcher(), Element<T>::kDType,
+      op::NormedForwardParams{s, device.read(problem.input), norm_params, device.write(output), device.write(codes)},
+      threads);
   problem.check_output(output, codes);
 
-  Buffer<acc_t> invstd(s.channels), grad_weight(s.channels), grad_bias(s.channels), grad_mean(s.channels);
-  Buffer<acc_t> projection(s.channels);
-  for (int64_t c = 0; c < s.channels; ++c) {
-    invstd[c] = acc_t(c % 3 == 0 ? 0.5 : 2);
-  }
+  Buffer<acc_t> grad_weight(s.channels), grad_bias(s.channels), grad_mean(s.channels), projection(s.channels);
   Buffer<T> grad_input(problem.input.size());
-  op::MergeGradsParams params{};
-  params.backward = problem.backward();
-  params.backward.parts = op::backward_parts(Element<T>::kDType, s, threads);
-  Buffer<double> partial_sum(params.backward.parts * s.channels), partial_product(partial_sum.size());
-  params.backward.partial_sum = device.write(partial_sum);
-  params.backward.partial_product = device.write(partial_product);
-  params.invstd = device.read(invstd);
+  op::NormedBackwardParams params{};
+  params.shape = s;
+  params.grad_output = device.read(problem.grad_output);
+  params.input = problem.input.data();
+  params.codes = device.read(problem.codes);
+  params.norm = norm_params;
+  params.batch_statistics = draw(random, 0, 1) == 1;
+  params.parts = op::backward_parts(Element<T>::kDType, s, threads);
+  Buffer<double> partial_sum(params.parts * s.channels), partial_product(partial_sum.size());
+  params.partial_sum = device.write(partial_sum);
+  params.partial_product = device.write(partial_product);
+  params.grad_mean = device.write(grad_mean);
+  params.projection = device.write(projection);
+  params.grad_input = device.write(grad_input);
   params.grad_weight = device.write(grad_weight);
   params.grad_bias = device.write(grad_bias);
-  params.backward.grad_mean = params.grad_mean = device.write(grad_mean);
-  params.backward.projection = params.projection = device.write(projection);
-  params.backward.grad_input = device.write(grad_input);
-  params.backward.batch_statistics = draw(random, 0, 1) == 1;
   launch_backward(launcher(), Element<T>::kDType, params, threads);
   const auto pixels = static_cast<double>(s.pixels());
   const auto check = [&](const char* name, acc_t actual, double expected) {
@@ -92,13 +89,13 @@ void fused_pool(const PoolShape& s, int64_t threads, Random& random) {
   for (int64_t c = 0; c < s.channels; ++c) {
     const double sum = problem.sum[static_cast<size_t>(c)], product = problem.product[static_cast<size_t>(c)];
     check("grad_bias", grad_bias[c], sum);
-    check("grad_weight", grad_weight[c], product * double(invstd[c]));
+    check("grad_weight", grad_weight[c], product * Norm::invstd(c));
     check("grad_mean", grad_mean[c], sum / pixels);
-    check("projection", projection[c], product * double(invstd[c]) * double(invstd[c]) / pixels);
+    check("projection", projection[c], product * Norm::invstd(c) * Norm::invstd(c) / pixels);
   }
   const double tolerance = sizeof(T) > 2 ? 1e-6 : 1e-2;
-  problem.check_grad_input(params.backward.batch_statistics, grad_mean, projection, grad_input,
-                           params.backward.batch_statistics ? tolerance : 0);
+  problem.check_grad_input(params.batch_statistics, grad_mean, projection, grad_input,
+                           params.batch_statistics ? tolerance : 0);
 }
 
 // Integers, also far from zero, and one value alone among equals: none may lose more than a few roundings.
@@ -132,29 +129,22 @@ void stats(int64_t pixels, int64_t channels, int64_t threads, Random& random) {
 }
 
 template <class acc_t>
-void affine(int64_t channels, bool with_weight, Random& random) {
+void running_stats(int64_t channels, Random& random) {
   namespace op = bn_relu_max_pool2d;
-  const auto mean = integers<acc_t>(channels, random), weight = integers<acc_t>(channels, random);
-  const auto bias = integers<acc_t>(channels, random);
-  Buffer<acc_t> var(channels), invstd(channels), scale(channels), shift(channels);
-  for (int64_t c = 0; c < channels; ++c) {
-    var[c] = acc_t(c % 2 == 0 ? 3.75 : 15.75);
-  }
-  Device device;
-  const op::AffineParams params{channels,
-                                0.25,
-                                device.read(mean),
-                                device.read(var),
-                                with_weight ? device.read(weight) : nullptr,
-                                with_weight ? device.read(bias) : nullptr,
-                                device.write(invstd),
-                                device.write(scale),
-                                device.write(shift)};
-  launch_affine(launcher(), Element<acc_t>::kDType, params);
-  for (int64_t c = 0; c < channels; ++c) {
-    const acc_t expected = acc_t(c % 2 == 0 ? 0.5 : 0.25), gain = with_weight ? weight[c] : acc_t(1);
-    CHECK(invstd[c] == expected && scale[c] == gain * expected, "scale %g", double(scale[c]));
-    CHECK(shift[c] == (with_weight ? bias[c] : acc_t(0)) - mean[c] * scale[c], "shift %g", double(shift[c]));
+  const auto mean = integers<acc_t>(channels, random), var = integers<acc_t>(channels, random);
+  const auto running_mean = integers<acc_t>(channels, random), running_var = integers<acc_t>(channels, random);
+  for (const double momentum : {0.25, 0.75, 1.0}) {  // torch.lerp has a formula for each half
+    Buffer<acc_t> moved_mean(channels), moved_var(channels);
+    Device device;
+    op::launch_running_stats(launcher(), Element<acc_t>::kDType,
+                             {channels, momentum, 1.5, device.read(mean), device.read(var), device.read(running_mean),
+                              device.read(running_var), device.write(moved_mean), device.write(moved_var)});
+    for (int64_t c = 0; c < channels; ++c) {
+      CHECK(double(moved_mean[c]) == (1 - momentum) * double(running_mean[c]) + momentum * double(mean[c]), "mean %g",
+            double(moved_mean[c]));
+      CHECK(double(moved_var[c]) == (1 - momentum) * double(running_var[c]) + momentum * 1.5 * double(var[c]),
+            "variance %g", double(moved_var[c]));
+    }
   }
 }
 
@@ -246,8 +236,8 @@ int main() {
         code_indices(random_shape(random, channels), threads, random);
       }
     }
-    affine<float>(channels, channels % 2 == 0, random);
-    affine<double>(channels, channels % 2 == 1, random);
+    running_stats<float>(channels, random);
+    running_stats<double>(channels, random);
   }
   for_every_dtype([&](auto, auto zero) {
     using T = decltype(zero);

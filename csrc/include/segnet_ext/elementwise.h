@@ -24,4 +24,10 @@ SEGNET_HOST_DEVICE BatchNormGrads batch_norm_grads(double sum, double product, d
   return {product * invstd, sum, sum / values, product * invstd * invstd / values};
 }
 
+// From a to b by a share of the way, as torch.lerp.
+template <class T>
+SEGNET_HOST_DEVICE T lerp(T a, T b, T share) {
+  return std::abs(share) < T(0.5) ? a + share * (b - a) : b - (b - a) * (T(1) - share);
+}
+
 }  // namespace segnet_ext
