@@ -240,6 +240,33 @@ def test_running_statistics(device, momentum):
         assert_close(actual, expected)
 
 
+def apart(tensor, layout):
+    """The same vector, not where its buffer begins or with gaps."""
+    if layout == "offset":  # by one element: not at an address that vectors are loaded from
+        return torch.cat([tensor.new_zeros(1), tensor])[1:]
+    return torch.stack([tensor, tensor.new_zeros(len(tensor))], dim=1)[:, 0]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("layout", ["offset", "strided"])
+def test_vectors_that_lie_anywhere(device, layout, training):
+    x = normals(2, 8, 6, 5).float().to(device)
+    plain = parameters(8, torch.float32, device)
+    moved = [apart(vector, layout) for vector in plain]
+    wanted, actual = (bn_relu_max_pool2d(x, *vectors, training) for vectors in (plain, moved))
+    for tensors in (zip(wanted, actual, strict=True), zip(plain, moved, strict=True)):
+        assert all(torch.equal(*pair) for pair in tensors)
+
+
+def test_a_graph_sees_that_running_statistics_moved(device):
+    x = normals(2, 3, 4, 4).float().to(device).requires_grad_()
+    vectors = parameters(3, torch.float32, device)
+    output, _ = bn_relu_max_pool2d(x, *vectors, False)
+    bn_relu_max_pool2d(x.detach(), *vectors, True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
 def test_statistics_count_every_pixel_that_floor_mode_drops(device):
     x = normals(2, 3, 5, 7).to(device)
     ours, torchs = parameters(3, device=device), parameters(3, device=device)
