@@ -111,11 +111,11 @@ def _included(path: Path, seen: dict[Path, str]) -> None:
 
 
 def source_hash(op: str) -> str:
-    """Of all that an operation's kernels are compiled from, without comments and white space."""
+    """Of all that an operation's kernels are compiled from, without comments and white space, and of the PTX chosen."""
     seen: dict[Path, str] = {}
     _included(DRIVERS / f"{op}.cu", seen)
     _included(DRIVERS / "recorder.cpp", seen)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(toolchain.PTX_ARCHS).encode())
     for path in sorted(seen):
         bare = re.sub(r"//[^\n]*|/\*.*?\*/", "", seen[path], flags=re.DOTALL)
         digest.update(re.sub(r"\s", "", bare).encode())
