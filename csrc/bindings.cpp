@@ -1,13 +1,12 @@
 // The raw functions of segnet_ext._C. Each is wrapped once, as a custom operator, in segnet_ext/ops.
 #include <torch/csrc/utils/pybind.h>
 
-#include "bn_relu/bn_relu.h"
 #include "bn_relu_conv2d/bn_relu_conv2d.h"
+#include "bn_relu_conv2d/bn_relu_conv2d_autograd.h"
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d_autograd.h"
 #include "build_info.h"
 #include "codes_to_indices/codes_to_indices.h"
-#include "common/convolution.h"
 #include "common/map_memory.h"
 #include "conv_bias/conv_bias.h"
 #include "indices_to_codes/indices_to_codes.h"
@@ -85,6 +84,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("bn_relu_conv2d_check", &bn_relu_conv2d_check, no_gil, py::arg("input"), py::arg("bn_weight"),
         py::arg("bn_bias"), py::arg("mean"), py::arg("var"), py::arg("codes"), py::arg("height"), py::arg("width"),
         py::arg("weight"), py::arg("bias"));
+  m.def("bn_relu_conv2d_call", &bn_relu_conv2d_call, no_gil, py::arg("input"), py::arg("normalises"),
+        py::arg("bn_weight"), py::arg("bn_bias"), py::arg("running_mean"), py::arg("running_var"), py::arg("training"),
+        py::arg("momentum"), py::arg("eps"), py::arg("codes"), py::arg("height"), py::arg("width"), py::arg("weight"),
+        py::arg("bias"), py::arg("relu"));
   m.def("bn_relu_conv2d_forward", &bn_relu_conv2d_forward, no_gil, py::arg("input"), py::arg("bn_weight"),
         py::arg("bn_bias"), py::arg("mean"), py::arg("var"), py::arg("eps"), py::arg("codes"), py::arg("height"),
         py::arg("width"), py::arg("weight"), py::arg("bias"), py::arg("relu"));
@@ -93,17 +96,8 @@ PYBIND11_MODULE(_C, m) {
         py::arg("batch_statistics"), py::arg("codes"), py::arg("weight"));
   m.def("bn_relu_conv2d_grad_weight", &bn_relu_conv2d_grad_weight, no_gil, py::arg("grad_output"), py::arg("input"),
         py::arg("bn_weight"), py::arg("bn_bias"), py::arg("mean"), py::arg("var"), py::arg("eps"), py::arg("codes"),
-        py::arg("channels_last"));
+        py::arg("weight"));
 
-  m.def("bn_relu_forward", &bn_relu_forward, no_gil, py::arg("input"), py::arg("weight"), py::arg("bias"),
-        py::arg("mean"), py::arg("var"), py::arg("eps"));
-  m.def("bn_relu_backward", &bn_relu_backward, no_gil, py::arg("grad_output"), py::arg("input"), py::arg("weight"),
-        py::arg("bias"), py::arg("mean"), py::arg("var"), py::arg("eps"), py::arg("batch_statistics"));
-  m.def("convolve_with_bias", &convolve_with_bias, no_gil, py::arg("map"), py::arg("weight"), py::arg("bias"),
-        py::arg("relu"));
-  m.def("convolve_grad_map", &convolve_grad_map, no_gil, py::arg("grad_output"), py::arg("weight"));
-  m.def("convolve_grad_weight", &convolve_grad_weight, no_gil, py::arg("grad_output"), py::arg("map"),
-        py::arg("kernel_size"));
   // Local, since the tests load a second build of this module.
   py::class_<MapReuse>(m, "MapReuse", py::module_local())
       .def(py::init<>())

@@ -51,6 +51,23 @@ def max_unpool2d_conv2d_grad_weight(
     grad_output: Tensor, input: Tensor, codes: Tensor, kernel_size: int, channels_last: bool
 ) -> Tensor: ...
 def conv2d_relu_max_pool2d(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]: ...
+def bn_relu_conv2d_call(
+    input: Tensor,
+    normalises: bool,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    codes: Tensor | None,
+    height: int,
+    width: int,
+    weight: Tensor,
+    bias: Tensor | None,
+    relu: bool,
+) -> Tensor: ...
 def bn_relu_conv2d_forward(
     input: Tensor,
     bn_weight: Tensor | None,
@@ -98,24 +115,8 @@ def bn_relu_conv2d_grad_weight(
     var: Tensor | None,
     eps: float,
     codes: Tensor | None,
-    channels_last: bool,
+    weight: Tensor,
 ) -> Tensor: ...
-def bn_relu_forward(
-    input: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float
-) -> Tensor: ...
-def bn_relu_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    eps: float,
-    batch_statistics: bool,
-) -> tuple[Tensor, Tensor, Tensor]: ...
-def convolve_with_bias(map: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor: ...
-def convolve_grad_map(grad_output: Tensor, weight: Tensor) -> Tensor: ...
-def convolve_grad_weight(grad_output: Tensor, map: Tensor, kernel_size: int) -> Tensor: ...
 def conv_bias_grad(grad_output: Tensor) -> Tensor: ...
 def codes_to_indices(codes: Tensor, input_size: Sequence[int]) -> Tensor: ...
 def indices_to_codes(indices: Tensor, input_size: Sequence[int]) -> Tensor: ...

@@ -46,9 +46,8 @@ def _emulate(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, operation in list(sys.modules.items()):
         if name.startswith("segnet_ext.ops.") and hasattr(operation, "_C"):
             monkeypatch.setattr(operation, "_C", module)
-    convolutions = sys.modules["segnet_ext.ops.bn_relu_conv2d"]
-    monkeypatch.setattr(convolutions, "_has_kernel", lambda input, weight: False)
-    monkeypatch.setattr(convolutions, "_on_cuda", lambda input: True)
+    # Of any kernel, as for a tensor on CUDA.
+    monkeypatch.setattr(sys.modules["segnet_ext.ops.bn_relu_conv2d"], "_has_kernel", lambda input, weight: True)
 
 
 @pytest.fixture(params=["cpu", "emulated", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -257,15 +257,26 @@ def test_backward_keeps_the_input_alone(device):
     assert sum(extra.values()) == codes.nbytes + 2 * 32 * 4  # the statistics
 
 
+@pytest.mark.parametrize("absent", [(), (1,), (2,), (1, 2), (4,), (1, 2, 4)], ids=str)
+@pytest.mark.parametrize("unpool", [False, True], ids=["map", "unpooled"])
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (3,), (4,), (0, 3), ()], ids=str)
-def test_gradients_are_computed_for_what_wants_them(wanted):
-    (x, codes, size), bn, (weight, bias) = arguments((16, 8, 3, (6, 5)), True, torch.float64)
-    leaves = [t.clone().requires_grad_(i in wanted) for i, t in enumerate((x, *bn[:2], weight, bias))]
-    output = ops.bn_relu_conv2d(*leaves[:3], *bn[2:], *leaves[3:], codes=codes, output_size=size)
-    assert output.requires_grad == bool(wanted)
-    if wanted:
-        output.sum().backward()
-    assert [leaf.grad is not None for leaf in leaves] == [i in wanted for i in range(5)]
+def test_gradients_are_computed_for_what_wants_them(device, wanted, unpool, absent):
+    (x, codes, size), bn, (weight, bias) = arguments((16, 8, 3, (6, 5)), unpool, torch.float64)
+    codes = None if codes is None else codes.to(device)
+    gradients = []
+    for module in (ops, reference):
+        leaves = [t.to(device, copy=True).requires_grad_(i in wanted) for i, t in enumerate((x, *bn[:2], weight, bias))]
+        given = [None if i in absent else leaf for i, leaf in enumerate(leaves)]
+        statistics = [t.to(device) for t in bn[2:]]
+        output = module.bn_relu_conv2d(*given[:3], *statistics, *given[3:], codes=codes, output_size=size)
+        assert output.requires_grad == any(i not in absent for i in wanted)
+        if output.requires_grad:
+            output.square().sum().backward()
+        gradients.append([leaf.grad for leaf in leaves])
+    for i, (actual, expected) in enumerate(zip(*gradients, strict=True)):
+        assert (actual is not None) == (i in wanted and i not in absent)
+        if actual is not None:
+            assert_close(actual, expected)
 
 
 def test_second_derivatives_are_refused():

@@ -3,10 +3,12 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "bn_relu_conv2d/bn_relu_conv2d_cpu_kernel.h"
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
 #include "common/convolution.h"
+#include "common/dispatch.h"
 #include "common/map_memory.h"
 #include "common/parallel.h"
 #include "conv3x3/conv3x3.h"
@@ -128,6 +130,31 @@ std::tuple<at::Tensor, at::Tensor> batch_norm_backward(const Operand& operand, a
   return {grad_weight, grad_bias};
 }
 
+// The BatchNorm in front of a convolution, if there is one; its arguments are checked in the name of `op`.
+std::optional<bn_relu_max_pool2d::Norm> make_norm(const char* op, const at::Tensor& input,
+                                                  const std::optional<at::Tensor>& bn_weight,
+                                                  const std::optional<at::Tensor>& bn_bias,
+                                                  const std::optional<at::Tensor>& mean,
+                                                  const std::optional<at::Tensor>& var, double eps) {
+  if (!mean) {
+    return std::nullopt;
+  }
+  return bn_relu_max_pool2d::make_norm(op, input, bn_weight, bn_bias, *mean, var.value(), eps);
+}
+
+// Checks a gradient [N, K, H, W] of the result for input and weight.
+void check_grad_output(const char* op, const at::Tensor& grad_output, const at::Tensor& input,
+                       const at::Tensor& weight) {
+  check_map(op, "input", input);
+  check_map(op, "grad_output", grad_output);
+  check_like(op, "grad_output", grad_output, input);
+  check_like(op, "weight", weight, input);
+  TORCH_CHECK_VALUE(weight.dim() == 4 && weight.size(0) == grad_output.size(1) && weight.size(1) == input.size(1) &&
+                        grad_output.size(0) == input.size(0),
+                    op, ": grad_output must be [N, K, H, W] for input ", input.sizes(), " and weight ", weight.sizes(),
+                    ", got ", grad_output.sizes());
+}
+
 }  // namespace
 
 void bn_relu_conv2d_check(const at::Tensor& input, const std::optional<at::Tensor>& bn_weight,
@@ -158,6 +185,17 @@ at::Tensor bn_relu_conv2d_forward(const at::Tensor& input, const std::optional<a
                                   const std::optional<at::Tensor>& codes, int64_t height, int64_t width,
                                   const at::Tensor& weight, const std::optional<at::Tensor>& bias, bool relu) {
   const char* op = "bn_relu_conv2d";
+  if constexpr (kHasCudaKernels) {
+    if (runs_on_cuda(input)) {
+      bn_relu_conv2d_check(input, bn_weight, bn_bias, mean, var, codes, height, width, weight, bias);
+      if (input.numel() == 0) {
+        return at::empty({input.size(0), weight.size(0), height, width},
+                         input.options().memory_format(at::MemoryFormat::ChannelsLast));
+      }
+      return bn_relu_conv2d::forward_cuda(input, make_norm(op, input, bn_weight, bn_bias, mean, var, eps), codes,
+                                          height, width, weight, bias, relu);
+    }
+  }
   const Operand operand = make_operand(op, input, bn_weight, bn_bias, mean, var, eps, codes, height, width);
   const Convolution convolution = make_convolution(op, input, weight, bias);
   at::Tensor output = empty_map({input.size(0), weight.size(0), height, width}, input.options());
@@ -174,14 +212,21 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_conv2d_grad_input(
     const std::optional<at::Tensor>& var, double eps, bool batch_statistics, const std::optional<at::Tensor>& codes,
     const at::Tensor& weight) {
   const char* op = "bn_relu_conv2d_grad_input";
-  check_map(op, "grad_output", grad_output);
-  check_like(op, "grad_output", grad_output, input);
+  check_grad_output(op, grad_output, input, weight);
+  if constexpr (kHasCudaKernels) {
+    if (runs_on_cuda(input)) {
+      const auto norm = make_norm(op, input, bn_weight, bn_bias, mean, var, eps);
+      if (input.numel() == 0) {
+        const at::Tensor zeros = norm ? at::zeros_like(norm->mean) : at::empty({0}, input.options());
+        return {at::empty_like(input, input.options().memory_format(at::MemoryFormat::ChannelsLast)), zeros,
+                zeros.clone()};
+      }
+      return bn_relu_conv2d::grad_input_cuda(grad_output, input, norm, batch_statistics, codes, weight);
+    }
+  }
   const Operand operand =
       make_operand(op, input, bn_weight, bn_bias, mean, var, eps, codes, grad_output.size(2), grad_output.size(3));
   check_weight(op, weight, input, 0, grad_output.size(1));
-  TORCH_CHECK_VALUE(weight.size(1) == input.size(1) && grad_output.size(0) == input.size(0), op,
-                    ": grad_output must be [N, K, H, W] for input ", input.sizes(), " and weight ", weight.sizes(),
-                    ", got ", grad_output.sizes());
 
   at::Tensor grad_input = empty_output(operand.map, input.size(2), input.size(3));
   if (grad_input.numel() > 0) {
@@ -199,14 +244,23 @@ at::Tensor bn_relu_conv2d_grad_weight(const at::Tensor& grad_output, const at::T
                                       const std::optional<at::Tensor>& bn_weight,
                                       const std::optional<at::Tensor>& bn_bias, const std::optional<at::Tensor>& mean,
                                       const std::optional<at::Tensor>& var, double eps,
-                                      const std::optional<at::Tensor>& codes, bool channels_last) {
+                                      const std::optional<at::Tensor>& codes, const at::Tensor& weight) {
   const char* op = "bn_relu_conv2d_grad_weight";
-  check_map(op, "grad_output", grad_output);
-  check_like(op, "grad_output", grad_output, input);
+  check_grad_output(op, grad_output, input, weight);
+  const bool channels_last = weight.is_contiguous(at::MemoryFormat::ChannelsLast) && !weight.is_contiguous();
+  if constexpr (kHasCudaKernels) {
+    if (runs_on_cuda(input)) {
+      if (input.numel() == 0) {
+        return at::zeros(weight.sizes(), input.options()).contiguous(weight_format(channels_last));
+      }
+      return bn_relu_conv2d::grad_weight_cuda(grad_output, input,
+                                              make_norm(op, input, bn_weight, bn_bias, mean, var, eps), codes,
+                                              weight.size(2), channels_last);
+    }
+  }
+  check_weight(op, weight, input, 0, grad_output.size(1));
   const Operand operand =
       make_operand(op, input, bn_weight, bn_bias, mean, var, eps, codes, grad_output.size(2), grad_output.size(3));
-  TORCH_CHECK_VALUE(grad_output.size(0) == input.size(0), op, ": grad_output must have the batch size of input (",
-                    input.size(0), "), got ", grad_output.size(0));
   const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor grad_weight =
       at::empty({grad.size(1), input.size(1), 3, 3}, input.options().memory_format(weight_format(channels_last)));
@@ -224,6 +278,13 @@ std::tuple<at::Tensor, at::Tensor> conv2d_relu_max_pool2d(const at::Tensor& inpu
   const char* op = "conv2d_relu_max_pool2d";
   check_map(op, "input", input);
   const int64_t height = input.size(2), width = input.size(3);
+  if constexpr (kHasCudaKernels) {
+    if (runs_on_cuda(input)) {
+      return max_pool2d_with_codes_forward(
+          bn_relu_conv2d_forward(input, {}, {}, {}, {}, 0.0, {}, height, width, weight, bias, /*relu=*/true),
+          /*ceil_mode=*/true);
+    }
+  }
   const Operand operand = make_operand(op, input, {}, {}, {}, {}, 0.0, {}, height, width);
   const Convolution convolution = make_convolution(op, input, weight, bias);
   const PoolShape pool{input.size(0),           weight.size(0), height, width, pooled_size(height, true),

@@ -8,19 +8,17 @@ namespace segnet_ext {
 
 // The bias of a convolution, apart from its products where these are cuDNN's.
 
-// On CUDA, map [N, C, H, W] convolved by cuDNN with weight [K, C, k, k], plus bias [K], if there is one, rectified if
-// asked for: [N, K, H, W], channels_last.
-at::Tensor convolve_with_bias(const at::Tensor& map, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                              bool relu);
-
 // The gradient of the bias, [K]: the sum of grad_output [N, K, H, W] over its pixels.
 at::Tensor conv_bias_grad(const at::Tensor& grad_output);
 
 namespace conv_bias {
 
-// Maps channels_last, vectors contiguous, nothing empty; an undefined bias stands for none. What add returns has the
-// memory of `map`.
-at::Tensor add_cuda(const at::Tensor& map, const at::Tensor& bias, bool relu);
+// Maps channels_last, vectors contiguous, nothing empty.
+
+// map [N, C, H, W] convolved by cuDNN with weight [K, C, k, k], plus bias [K], if there is one, rectified if asked for:
+// [N, K, H, W], channels_last.
+at::Tensor convolve_cuda(const at::Tensor& map, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                         bool relu);
 void grad_cpu(const at::Tensor& grad_output, at::Tensor& grad_bias);
 void grad_cuda(const at::Tensor& grad_output, at::Tensor& grad_bias);
 

@@ -1,6 +1,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
+#include "common/convolution.h"
 #include "common/cuda_context.h"
 #include "conv_bias/conv_bias.h"
 #include "conv_bias/conv_bias_launch.h"
@@ -8,7 +9,10 @@
 
 namespace segnet_ext::conv_bias {
 
-at::Tensor add_cuda(const at::Tensor& map, const at::Tensor& bias, bool relu) {
+namespace {
+
+// In the memory of `map`.
+at::Tensor add(const at::Tensor& map, const std::optional<at::Tensor>& bias, bool relu) {
   CudaContext context(map);
 #if defined(SEGNET_HOST_CUDA)
   at::Tensor result = at::empty_like(map);  // the tests' executor runs every kernel twice
@@ -16,9 +20,20 @@ at::Tensor add_cuda(const at::Tensor& map, const at::Tensor& bias, bool relu) {
   at::Tensor result = map;
 #endif
   launch_add(context.launcher(), to_dtype(map.scalar_type()),
-             {map.numel() / map.size(1), map.size(1), bias.defined() ? context.read(bias, "bias") : nullptr, relu,
+             {map.numel() / map.size(1), map.size(1), bias ? context.read(*bias, "bias") : nullptr, relu,
               context.read(map, "map"), context.write(result, "result")});
   return result;
+}
+
+}  // namespace
+
+at::Tensor convolve_cuda(const at::Tensor& map, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                         bool relu) {
+  if (bias && relu && can_convolve_bias_relu(map)) {
+    return convolve_bias_relu(map, weight, *bias);
+  }
+  const at::Tensor output = convolve(map, weight);
+  return bias || relu ? add(output, bias, relu) : output;
 }
 
 void grad_cuda(const at::Tensor& grad_output, at::Tensor& grad_bias) {

@@ -52,12 +52,12 @@ at::Tensor unpool(const Shape& shape, const at::Tensor& input, const at::Tensor&
 
 void forward_cuda(const Shape& shape, const at::Tensor& input, const at::Tensor& codes, const at::Tensor& weight,
                   const std::optional<at::Tensor>& bias, bool relu, at::Tensor& output) {
+  const std::optional<at::Tensor> whole_bias = bias ? std::optional(bias->contiguous()) : bias;
   if (is_dense(input)) {
     output.reset();
-    output = convolve_with_bias(unpool(shape, input, codes), weight, bias, relu);
+    output = conv_bias::convolve_cuda(unpool(shape, input, codes), weight, whole_bias, relu);
     return;
   }
-  const std::optional<at::Tensor> whole_bias = bias ? std::optional(bias->contiguous()) : bias;
   run_fused(shape, Direction::kForward, input, codes, weight, whole_bias, relu, output);
 }
 

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segnet_ext._extension import _C
-from segnet_ext.ops._batch_norm import batch_norm_statistics, per_channel, update_running_stats
+from segnet_ext.ops._batch_norm import batch_norm_statistics, check_running_stats, per_channel, update_running_stats
 from segnet_ext.ops._common import (
     autocast,
     empty_codes,
     empty_map,
     is_channels_last,
+    is_plain,
     operator,
     pooled_size,
     unpooled_size,
@@ -61,6 +62,13 @@ def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool
     input, weight, bias = autocast(input), autocast(weight), None if bias is None else autocast(bias)
     _check_convolution("conv2d", input, weight)
     height, width = input.shape[-2:]
+    if is_plain(input, weight, bias) and _has_kernel(input, weight):
+        try:
+            return _C.bn_relu_conv2d_call(
+                input, False, None, None, None, None, False, 0.0, 0.0, None, height, width, weight, bias, relu
+            )
+        except TypeError:  # below it names the argument that pybind11 only shows
+            pass
     return _forward(input, None, None, None, None, False, 0.0, None, height, width, weight, bias, relu)
 
 
@@ -128,6 +136,15 @@ def bn_relu_conv2d(
         height, width = input.shape[-2:]
     input, weight, bias = autocast(input), autocast(weight), None if bias is None else autocast(bias)
     _check_convolution(op, input, weight)
+    check_running_stats(op, running_mean, running_var, training)
+    vectors = bn_weight, bn_bias, running_mean, running_var
+    if is_plain(input, *vectors, codes, weight, bias) and _has_kernel(input, weight):
+        try:
+            return _C.bn_relu_conv2d_call(
+                input, True, *vectors, training, momentum, eps, codes, height, width, weight, bias, False
+            )
+        except TypeError:
+            pass
     mean, var = batch_norm_statistics(op, input, running_mean, running_var, training)
     output = _forward(input, bn_weight, bn_bias, mean, var, training, eps, codes, height, width, weight, bias, False)
     if training and running_mean is not None and running_var is not None:
@@ -147,16 +164,12 @@ def _check_convolution(op: str, input: Tensor, weight: Tensor) -> None:
         )
 
 
-def _on_cuda(input: Tensor) -> bool:
-    """Whether torch's convolution multiplies and CUDA kernels do what is around it."""
-    return input.device.type == "cuda"
-
-
 def _has_kernel(input: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels that convolve serve, which the CPU has; else see _convolve and max_unpool2d_conv2d."""
+    """Whether the extension convolves; else torch does, or max_unpool2d_conv2d."""
+    if input.device.type != "cpu":
+        return True
     out_channels, in_channels, size, _ = weight.shape
-    enough = in_channels >= _MIN_IN_CHANNELS and out_channels >= _MIN_OUT_CHANNELS
-    return input.device.type == "cpu" and size == 3 and enough
+    return size == 3 and in_channels >= _MIN_IN_CHANNELS and out_channels >= _MIN_OUT_CHANNELS
 
 
 def conv2d_relu_max_pool2d(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -255,9 +268,6 @@ def _(
 
 def _convolve(operand: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
     """torch's convolution, then ReLU if asked for; channels_last."""
-    if _on_cuda(operand):
-        # Apart from its bias, for which torch has a kernel that takes as long as the products of a wide map.
-        return _C.convolve_with_bias(operand.contiguous(memory_format=torch.channels_last), weight, bias, relu)
     output = F.conv2d(operand, weight, bias, padding=weight.shape[2] // 2)
     return (output.relu_() if relu else output).contiguous(memory_format=torch.channels_last)
 
@@ -268,8 +278,6 @@ def _operand(
     """The normalised and rectified map, for the paths that need it made."""
     if mean is None or var is None:
         return input
-    if _on_cuda(input):
-        return _C.bn_relu_forward(input, bn_weight, bn_bias, mean, var, eps)
     mean, var, bn_weight, bn_bias = _in_accumulation_type(input, mean, var, bn_weight, bn_bias)
     return F.relu(F.batch_norm(input, mean, var, bn_weight, bn_bias, training=False, eps=eps))
 
@@ -300,17 +308,13 @@ def _grad_input(
     if input.numel() == 0:  # torch's batch_norm_backward divides by the number of values
         zeros = input.new_zeros(0) if mean is None else torch.zeros_like(per_channel(input))
         return empty_map(input, *input.shape[1:]), zeros, zeros.clone()
-    operand = None if _on_cuda(input) else _operand(input, bn_weight, bn_bias, mean, var, eps)
+    operand = _operand(input, bn_weight, bn_bias, mean, var, eps)
     if codes is not None:
         grad = _C.max_unpool2d_conv2d_grad_input(grad_output, codes, weight, *input.shape[2:])
-    elif operand is None:
-        grad = _C.convolve_grad_map(grad_output.contiguous(memory_format=torch.channels_last), weight)
     else:
         grad = _convolution_backward(grad_output, operand, weight, [True, False, False])[0]
     if mean is None or var is None:
         return grad.contiguous(memory_format=torch.channels_last), input.new_empty(0), input.new_empty(0)
-    if operand is None:
-        return _C.bn_relu_backward(grad, input, bn_weight, bn_bias, mean, var, eps, batch_statistics)
     grad = torch.ops.aten.threshold_backward(grad, operand, 0)
     bn_weight, mean, var = _in_accumulation_type(input, bn_weight, mean, var)
     assert mean is not None and var is not None
@@ -360,19 +364,13 @@ def _grad_weight(
     codes: Tensor | None,
     weight: Tensor,
 ) -> Tensor:
-    channels_last = is_channels_last(weight)
     if _has_kernel(input, weight):
-        return _C.bn_relu_conv2d_grad_weight(
-            grad_output, input, bn_weight, bn_bias, mean, var, eps, codes, channels_last
-        )
+        return _C.bn_relu_conv2d_grad_weight(grad_output, input, bn_weight, bn_bias, mean, var, eps, codes, weight)
+    channels_last = is_channels_last(weight)
     operand = _operand(input, bn_weight, bn_bias, mean, var, eps)
     if codes is not None:
         return _C.max_unpool2d_conv2d_grad_weight(grad_output, operand, codes, weight.shape[2], channels_last)
-    if _on_cuda(input):
-        grad_output, operand = (t.contiguous(memory_format=torch.channels_last) for t in (grad_output, operand))
-        grad_weight = _C.convolve_grad_weight(grad_output, operand, weight.shape[2])
-    else:
-        grad_weight = _convolution_backward(grad_output, operand, weight, [False, True, False])[1]
+    grad_weight = _convolution_backward(grad_output, operand, weight, [False, True, False])[1]
     return grad_weight.contiguous(memory_format=weight_format(channels_last))
 
 
