@@ -1,5 +1,5 @@
-// What the kernels of bn_relu_max_pool2d are given, on every device: maps are channels_last, and arrays of [C] hold
-// acc_t, which is double for double maps and float for all others.
+// What the CPU kernels of bn_relu_max_pool2d are given: maps are channels_last, and arrays of [C] hold acc_t, which is
+// double for double maps and float for all others.
 #pragma once
 
 #include <cstdint>

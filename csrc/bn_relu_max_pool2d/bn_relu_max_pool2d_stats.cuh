@@ -16,9 +16,8 @@ template <class scalar_t>
 constexpr int kStatsLoads = sizeof(scalar_t) == 8 ? 4 : 8;
 constexpr int kStatsBlocks = 2;
 
-// A thread's pixels. Their squares are summed about the mean of the first kStatsLoads: the deviation of that mean is
-// part of the sum of squares, so of n values the difference that remains to be taken loses at most a factor of about n
-// / kStatsLoads^2.
+// A thread's pixels. Their squares are summed about the mean of the first kStatsLoads. How far that lies off is part of
+// the sum of squares: one value alone among n equals costs a factor of n / kStatsLoads^2 of the precision, not of n.
 constexpr cuda::ItemsPerThread kStatsPixelsPerThread{4, 256};
 
 template <class acc_t>

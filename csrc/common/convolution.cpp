@@ -46,10 +46,6 @@ at::Tensor convolve(const at::Tensor& map, const at::Tensor& weight) {
   return convolution(map, weight, /*transposed=*/false);
 }
 
-bool can_convolve_bias_relu(const at::Tensor& map) {
-  return map.is_cuda() && map.numel() > 0 && map.scalar_type() != at::kDouble && at::globalContext().userEnabledCuDNN();
-}
-
 at::Tensor convolve_bias_relu(const at::Tensor& map, const at::Tensor& weight, const at::Tensor& bias) {
   const int64_t padding = weight.size(2) / 2;
   return at::cudnn_convolution_relu(map, weight, bias, /*stride=*/{1, 1}, {padding, padding}, /*dilation=*/{1, 1},

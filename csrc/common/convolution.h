@@ -14,8 +14,7 @@ inline at::MemoryFormat weight_format(bool channels_last) {
 // map [N, C, H, W], weight [K, C, k, k]: [N, K, H, W], channels_last.
 at::Tensor convolve(const at::Tensor& map, const at::Tensor& weight);
 
-// The same plus bias [K], rectified, where cuDNN does that to the sums before it writes them.
-bool can_convolve_bias_relu(const at::Tensor& map);
+// The same plus bias [K], rectified, by cuDNN alone: to the sums before it writes them. Not for float64.
 at::Tensor convolve_bias_relu(const at::Tensor& map, const at::Tensor& weight, const at::Tensor& bias);
 
 // grad_output [N, K, H, W], weight [K, C, k, k]: the gradient of the map, [N, C, H, W], channels_last.

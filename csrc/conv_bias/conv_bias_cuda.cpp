@@ -1,3 +1,4 @@
+#include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
@@ -25,11 +26,17 @@ at::Tensor add(const at::Tensor& map, const std::optional<at::Tensor>& bias, boo
   return result;
 }
 
+// Whether cuDNN can be asked for all at once: it has bfloat16 from 8.0 on.
+bool adds_and_rectifies(const at::Tensor& map) {
+  return map.is_cuda() && map.scalar_type() != at::kDouble && at::globalContext().userEnabledCuDNN() &&
+         CudaContext(map).launcher().arch() >= 80;
+}
+
 }  // namespace
 
 at::Tensor convolve_cuda(const at::Tensor& map, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                          bool relu) {
-  if (bias && relu && can_convolve_bias_relu(map)) {
+  if (bias && relu && adds_and_rectifies(map)) {
     return convolve_bias_relu(map, weight, *bias);
   }
   const at::Tensor output = convolve(map, weight);
