@@ -31,6 +31,18 @@ struct Operand {
   conv3x3::Source source;
 };
 
+// The BatchNorm in front of a convolution, if there is one; its arguments are checked in the name of `op`.
+std::optional<bn_relu_max_pool2d::Norm> make_norm(const char* op, const at::Tensor& input,
+                                                  const std::optional<at::Tensor>& bn_weight,
+                                                  const std::optional<at::Tensor>& bn_bias,
+                                                  const std::optional<at::Tensor>& mean,
+                                                  const std::optional<at::Tensor>& var, double eps) {
+  if (!mean) {
+    return std::nullopt;
+  }
+  return bn_relu_max_pool2d::make_norm(op, input, bn_weight, bn_bias, *mean, var.value(), eps);
+}
+
 Operand make_operand(const char* op, const at::Tensor& input, const std::optional<at::Tensor>& bn_weight,
                      const std::optional<at::Tensor>& bn_bias, const std::optional<at::Tensor>& mean,
                      const std::optional<at::Tensor>& var, double eps, const std::optional<at::Tensor>& codes,
@@ -49,22 +61,20 @@ Operand make_operand(const char* op, const at::Tensor& input, const std::optiona
     TORCH_CHECK_VALUE(input.size(2) == height && input.size(3) == width, op, ": output_size must be that of input (",
                       input.size(2), ", ", input.size(3), ") unless codes are given, got (", height, ", ", width, ")");
   }
-  if (mean) {
-    operand.affine = bn_relu_max_pool2d::make_affine(
-        bn_relu_max_pool2d::make_norm(op, input, bn_weight, bn_bias, *mean, var.value(), eps));
+  if (const auto norm = make_norm(op, input, bn_weight, bn_bias, mean, var, eps)) {
+    operand.affine = bn_relu_max_pool2d::make_affine(*norm);
     operand.source.scale = operand.affine->scale.const_data_ptr();
     operand.source.shift = operand.affine->shift.const_data_ptr();
   }
   return operand;
 }
 
-void check_weight(const char* op, const at::Tensor& weight, const at::Tensor& like, int64_t channels_dim,
-                  int64_t channels) {
+void check_weight_3x3(const char* op, const at::Tensor& weight, const at::Tensor& input) {
   TORCH_CHECK_VALUE(weight.dim() == 4 && weight.size(0) > 0 && weight.size(2) == 3 && weight.size(3) == 3, op,
                     ": weight must be [K, C, 3, 3], got shape ", weight.sizes());
-  check_like(op, "weight", weight, like);
-  TORCH_CHECK_VALUE(weight.size(channels_dim) == channels, op, ": weight must be [K, C, 3, 3] with ",
-                    channels_dim == 1 ? "C" : "K", " = ", channels, ", got shape ", weight.sizes());
+  check_like(op, "weight", weight, input);
+  TORCH_CHECK_VALUE(weight.size(1) == input.size(1), op, ": weight must be [K, C, 3, 3] with C = ", input.size(1),
+                    ", got shape ", weight.sizes());
 }
 
 // A convolution's weight and bias as the kernels read them, the latter undefined where there is none.
@@ -74,7 +84,7 @@ struct Convolution {
 
 Convolution make_convolution(const char* op, const at::Tensor& input, const at::Tensor& weight,
                              const std::optional<at::Tensor>& bias) {
-  check_weight(op, weight, input, 1, input.size(1));
+  check_weight_3x3(op, weight, input);
   if (bias) {
     check_like(op, "bias", *bias, input);
     check_shape(op, "bias", *bias, {weight.size(0)}, "(K)");
@@ -128,18 +138,6 @@ std::tuple<at::Tensor, at::Tensor> batch_norm_backward(const Operand& operand, a
   bn_relu_max_pool2d::merge_sums(partial, pixels, affine.invstd, grad_weight, grad_bias, grad_mean, projection);
   parallel_tasks(pixels, channels, [&](int64_t begin, int64_t end) { backward_input(dtype, params, begin, end); });
   return {grad_weight, grad_bias};
-}
-
-// The BatchNorm in front of a convolution, if there is one; its arguments are checked in the name of `op`.
-std::optional<bn_relu_max_pool2d::Norm> make_norm(const char* op, const at::Tensor& input,
-                                                  const std::optional<at::Tensor>& bn_weight,
-                                                  const std::optional<at::Tensor>& bn_bias,
-                                                  const std::optional<at::Tensor>& mean,
-                                                  const std::optional<at::Tensor>& var, double eps) {
-  if (!mean) {
-    return std::nullopt;
-  }
-  return bn_relu_max_pool2d::make_norm(op, input, bn_weight, bn_bias, *mean, var.value(), eps);
 }
 
 // Checks a gradient [N, K, H, W] of the result for input and weight.
@@ -226,7 +224,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_conv2d_grad_input(
   }
   const Operand operand =
       make_operand(op, input, bn_weight, bn_bias, mean, var, eps, codes, grad_output.size(2), grad_output.size(3));
-  check_weight(op, weight, input, 0, grad_output.size(1));
+  check_weight_3x3(op, weight, input);
 
   at::Tensor grad_input = empty_output(operand.map, input.size(2), input.size(3));
   if (grad_input.numel() > 0) {
@@ -258,7 +256,7 @@ at::Tensor bn_relu_conv2d_grad_weight(const at::Tensor& grad_output, const at::T
                                               weight.size(2), channels_last);
     }
   }
-  check_weight(op, weight, input, 0, grad_output.size(1));
+  check_weight_3x3(op, weight, input);
   const Operand operand =
       make_operand(op, input, bn_weight, bn_bias, mean, var, eps, codes, grad_output.size(2), grad_output.size(3));
   const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);

@@ -5,16 +5,11 @@
 #include <ATen/ops/threshold_backward.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <algorithm>
-#include <initializer_list>
-#include <iterator>
-#include <tuple>
 #include <utility>
 
 #include "bn_relu_conv2d/bn_relu_conv2d.h"
-#include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
+#include "common/autograd.h"
 #include "conv_bias/conv_bias.h"
-#include "segnet_ext/checks.h"
 
 namespace segnet_ext {
 namespace bn_relu_conv2d_graph {
@@ -23,13 +18,8 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
-using OptionalTensor = std::optional<at::Tensor>;
 
 constexpr const char* kName = "bn_relu_conv2d";
-
-OptionalTensor optional(const at::Tensor& tensor) {
-  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
-}
 
 // What has a gradient, in the order of the arguments.
 enum Gradient { kInput, kBnWeight, kBnBias, kWeight, kBias, kGradients };
@@ -77,19 +67,13 @@ struct Gradients : torch::autograd::Function<Gradients> {
   }
 };
 
-at::Tensor convolve(const at::Tensor& input, const OptionalTensor& bn_weight, const OptionalTensor& bn_bias,
-                    const OptionalTensor& mean, const OptionalTensor& var, double eps, const OptionalTensor& codes,
-                    int64_t height, int64_t width, const at::Tensor& weight, const OptionalTensor& bias, bool relu) {
-  return bn_relu_conv2d_forward(input, bn_weight, bn_bias, mean, var, eps, codes, height, width, weight, bias, relu);
-}
-
 struct Forward : torch::autograd::Function<Forward> {
   static Variable forward(AutogradContext* context, const at::Tensor& input, const OptionalTensor& bn_weight,
                           const OptionalTensor& bn_bias, const OptionalTensor& mean, const OptionalTensor& var,
                           const OptionalTensor& codes, const at::Tensor& weight, const OptionalTensor& bias, double eps,
                           int64_t height, int64_t width, bool relu, bool batch_statistics) {
     const at::Tensor output =
-        convolve(input, bn_weight, bn_bias, mean, var, eps, codes, height, width, weight, bias, relu);
+        bn_relu_conv2d_forward(input, bn_weight, bn_bias, mean, var, eps, codes, height, width, weight, bias, relu);
     // Where ReLU cut can only be told from its result, which the next layer keeps anyway.
     variable_list saved{input};
     for (const OptionalTensor* tensor : {&bn_weight, &bn_bias, &mean, &var, &codes}) {
@@ -117,25 +101,19 @@ struct Forward : torch::autograd::Function<Forward> {
     const double eps = context->saved_data["eps"].toDouble();
     const bool batch_statistics = context->saved_data["batch_statistics"].toBool();
 
-    // The node has an edge for each tensor that was given.
-    constexpr size_t kPlaces[kGradients] = {0, 1, 2, 6, 7};  // among forward's tensors
-    const bool given[] = {true,
-                          bn_weight.has_value(),
-                          bn_bias.has_value(),
-                          mean.has_value(),
-                          var.has_value(),
-                          codes.has_value(),
-                          true,
-                          context->saved_data["bias"].toBool()};
-    unsigned wanted = 0;
+    // The node has an edge for each tensor that was given, in forward's order.
     size_t edge = 0;
-    for (size_t place = 0, gradient = 0; place < std::size(given); ++place) {
-      if (place == kPlaces[gradient]) {
-        wanted |= static_cast<unsigned>(given[place] && context->needs_input_grad(edge)) << gradient;
-        ++gradient;
-      }
-      edge += given[place];
-    }
+    unsigned wanted = 0;
+    const auto ask = [&](bool given, Gradient gradient) {
+      wanted |= static_cast<unsigned>(given && context->needs_input_grad(edge)) << gradient;
+      edge += given;
+    };
+    ask(true, kInput);
+    ask(bn_weight.has_value(), kBnWeight);
+    ask(bn_bias.has_value(), kBnBias);
+    edge += mean.has_value() + var.has_value() + codes.has_value();  // which have no gradient
+    ask(true, kWeight);
+    ask(context->saved_data["bias"].toBool(), kBias);
 
     at::Tensor grad = grads[0];
     if (output.defined()) {
@@ -147,6 +125,7 @@ struct Forward : torch::autograd::Function<Forward> {
             ? Gradients::apply(grad, input, bn_weight, bn_bias, mean, var, codes, weight, eps, batch_statistics,
                                static_cast<int64_t>(wanted))
             : gradients(grad, {input, bn_weight, bn_bias, mean, var, codes, weight, eps, batch_statistics}, wanted);
+    constexpr size_t kPlaces[kGradients] = {0, 1, 2, 6, 7};  // of what has a gradient, among forward's arguments
     for (size_t gradient = 0; gradient < kGradients; ++gradient) {
       if ((wanted >> gradient & 1) != 0) {
         result[kPlaces[gradient]] = made[gradient];
@@ -155,11 +134,6 @@ struct Forward : torch::autograd::Function<Forward> {
     return result;
   }
 };
-
-bool requires_grad(std::initializer_list<const OptionalTensor*> tensors) {
-  return std::any_of(tensors.begin(), tensors.end(),
-                     [](const OptionalTensor* tensor) { return *tensor && (*tensor)->requires_grad(); });
-}
 
 }  // namespace
 }  // namespace bn_relu_conv2d_graph
@@ -170,24 +144,21 @@ at::Tensor bn_relu_conv2d_call(const at::Tensor& input, bool normalises, const s
                                const std::optional<at::Tensor>& codes, int64_t height, int64_t width,
                                const at::Tensor& weight, const std::optional<at::Tensor>& bias, bool relu) {
   using namespace bn_relu_conv2d_graph;
-  OptionalTensor mean = running_mean, var = running_var;
-  if (normalises && training) {
-    std::tie(mean, var) = bn_relu_max_pool2d_stats(input.detach());
-    if (running_mean) {
-      check_shape(kName, "running_mean", *running_mean, mean->sizes(), "(C)");
-      check_shape(kName, "running_var", running_var.value(), mean->sizes(), "(C)");
+  const auto requires_grad = [](const OptionalTensor& tensor) { return tensor && tensor->requires_grad(); };
+  const bool graph =
+      at::GradMode::is_enabled() && (input.requires_grad() || requires_grad(bn_weight) || requires_grad(bn_bias) ||
+                                     weight.requires_grad() || requires_grad(bias));
+  const auto convolve = [&](const OptionalTensor& mean, const OptionalTensor& var) -> at::Tensor {
+    if (graph) {
+      return Forward::apply(input, bn_weight, bn_bias, mean, var, codes, weight, bias, eps, height, width, relu,
+                            training);
     }
+    return bn_relu_conv2d_forward(input, bn_weight, bn_bias, mean, var, eps, codes, height, width, weight, bias, relu);
+  };
+  if (!normalises) {
+    return convolve(std::nullopt, std::nullopt);
   }
-  const OptionalTensor given = input, filters = weight;
-  const bool graph = at::GradMode::is_enabled() && requires_grad({&given, &bn_weight, &bn_bias, &filters, &bias});
-  const at::Tensor output =
-      graph ? at::Tensor(Forward::apply(input, bn_weight, bn_bias, mean, var, codes, weight, bias, eps, height, width,
-                                        relu, training))
-            : convolve(input, bn_weight, bn_bias, mean, var, eps, codes, height, width, weight, bias, relu);
-  if (normalises && training && running_mean) {  // last, so that an argument that is refused leaves them as they were
-    update_running_stats(*mean, *var, input.numel() / input.size(1), *running_mean, *running_var, momentum);
-  }
-  return output;
+  return with_statistics(kName, input, running_mean, running_var, training, momentum, convolve);
 }
 
 }  // namespace segnet_ext

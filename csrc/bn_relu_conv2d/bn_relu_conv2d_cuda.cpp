@@ -1,6 +1,5 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/zeros.h>
 
 #include "bn_relu/bn_relu.h"
 #include "bn_relu_conv2d/bn_relu_conv2d.h"

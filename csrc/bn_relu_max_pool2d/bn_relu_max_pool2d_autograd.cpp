@@ -3,7 +3,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
-#include "segnet_ext/checks.h"
+#include "common/autograd.h"
 
 namespace segnet_ext {
 namespace bn_relu_max_pool2d_graph {
@@ -11,13 +11,8 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-using OptionalTensor = std::optional<at::Tensor>;
 
 constexpr const char* kName = "bn_relu_max_pool2d";
-
-OptionalTensor optional(const at::Tensor& tensor) {
-  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
-}
 
 // A node of its own, so that it is an error to differentiate it and not a silent zero.
 struct Gradients : torch::autograd::Function<Gradients> {
@@ -72,23 +67,12 @@ std::tuple<at::Tensor, at::Tensor> bn_relu_max_pool2d_call(const at::Tensor& inp
                                                            const std::optional<at::Tensor>& running_var, bool training,
                                                            double momentum, double eps, bool ceil_mode) {
   using namespace bn_relu_max_pool2d_graph;
-  const auto apply = [&](const at::Tensor& mean, const at::Tensor& var) -> std::tuple<at::Tensor, at::Tensor> {
-    variable_list results = Forward::apply(input, weight, bias, mean, var, training, eps, ceil_mode);
-    return {results[0], results[1]};
-  };
-  if (!training) {
-    return apply(running_mean.value(), running_var.value());
-  }
-  const auto [mean, var] = bn_relu_max_pool2d_stats(input.detach());
-  if (running_mean) {
-    check_shape(kName, "running_mean", *running_mean, mean.sizes(), "(C)");
-    check_shape(kName, "running_var", *running_var, mean.sizes(), "(C)");
-  }
-  auto results = apply(mean, var);
-  if (running_mean) {  // last, so that an argument that is refused leaves them as they were
-    update_running_stats(mean, var, input.numel() / input.size(1), *running_mean, *running_var, momentum);
-  }
-  return results;
+  return with_statistics(kName, input, running_mean, running_var, training, momentum,
+                         [&](const at::Tensor& mean, const at::Tensor& var) -> std::tuple<at::Tensor, at::Tensor> {
+                           const variable_list results =
+                               Forward::apply(input, weight, bias, mean, var, training, eps, ceil_mode);
+                           return {results[0], results[1]};
+                         });
 }
 
 }  // namespace segnet_ext

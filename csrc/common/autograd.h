@@ -1,0 +1,40 @@
+// What the operations whose graph is made in C++ share.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+#include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
+#include "segnet_ext/checks.h"
+
+namespace segnet_ext {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+// Of a saved tensor, which is undefined where there was none.
+inline OptionalTensor optional(const at::Tensor& tensor) {
+  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+}
+
+// use(mean, var) with the statistics that input is normalised with: the running ones or, in training, the batch's own,
+// towards which the running ones then move if there are any.
+template <class Use>
+auto with_statistics(const char* op, const at::Tensor& input, const OptionalTensor& running_mean,
+                     const OptionalTensor& running_var, bool training, double momentum, const Use& use) {
+  if (!training) {
+    return use(running_mean.value(), running_var.value());
+  }
+  const auto [mean, var] = bn_relu_max_pool2d_stats(input.detach());
+  if (running_mean) {
+    check_shape(op, "running_mean", *running_mean, mean.sizes(), "(C)");
+    check_shape(op, "running_var", running_var.value(), mean.sizes(), "(C)");
+  }
+  auto result = use(mean, var);
+  if (running_mean) {  // last, so that an argument that is refused leaves them as they were
+    update_running_stats(mean, var, input.numel() / input.size(1), *running_mean, *running_var, momentum);
+  }
+  return result;
+}
+
+}  // namespace segnet_ext
