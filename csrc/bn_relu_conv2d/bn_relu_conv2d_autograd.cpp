@@ -144,10 +144,7 @@ at::Tensor bn_relu_conv2d_call(const at::Tensor& input, bool normalises, const s
                                const std::optional<at::Tensor>& codes, int64_t height, int64_t width,
                                const at::Tensor& weight, const std::optional<at::Tensor>& bias, bool relu) {
   using namespace bn_relu_conv2d_graph;
-  const auto requires_grad = [](const OptionalTensor& tensor) { return tensor && tensor->requires_grad(); };
-  const bool graph =
-      at::GradMode::is_enabled() && (input.requires_grad() || requires_grad(bn_weight) || requires_grad(bn_bias) ||
-                                     weight.requires_grad() || requires_grad(bias));
+  const bool graph = records_graph(input, bn_weight, bn_bias, weight, bias);
   const auto convolve = [&](const OptionalTensor& mean, const OptionalTensor& var) -> at::Tensor {
     if (graph) {
       return Forward::apply(input, bn_weight, bn_bias, mean, var, codes, weight, bias, eps, height, width, relu,

@@ -14,15 +14,21 @@ using torch::autograd::variable_list;
 
 constexpr const char* kName = "bn_relu_max_pool2d";
 
-// A node of its own, so that it is an error to differentiate it and not a silent zero.
+variable_list gradients(const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& codes,
+                        const OptionalTensor& weight, const OptionalTensor& bias, const at::Tensor& mean,
+                        const at::Tensor& var, double eps, bool batch_statistics) {
+  auto [grad_input, grad_weight, grad_bias] =
+      bn_relu_max_pool2d_backward(grad_output, input, codes, weight, bias, mean, var, eps, batch_statistics);
+  return {grad_input, weight ? grad_weight.to(weight->scalar_type()) : grad_weight,
+          bias ? grad_bias.to(bias->scalar_type()) : grad_bias};
+}
+
+// A node of its own where backward records a graph, so that it is an error to differentiate it and not a silent zero.
 struct Gradients : torch::autograd::Function<Gradients> {
   static variable_list forward(AutogradContext*, const at::Tensor& grad_output, const at::Tensor& input,
                                const at::Tensor& codes, const OptionalTensor& weight, const OptionalTensor& bias,
                                const at::Tensor& mean, const at::Tensor& var, double eps, bool batch_statistics) {
-    auto [grad_input, grad_weight, grad_bias] =
-        bn_relu_max_pool2d_backward(grad_output, input, codes, weight, bias, mean, var, eps, batch_statistics);
-    return {grad_input, weight ? grad_weight.to(weight->scalar_type()) : grad_weight,
-            bias ? grad_bias.to(bias->scalar_type()) : grad_bias};
+    return gradients(grad_output, input, codes, weight, bias, mean, var, eps, batch_statistics);
   }
   static variable_list backward(AutogradContext*, const variable_list&) {
     TORCH_CHECK(false, kName, ": second derivatives are not implemented");
@@ -46,12 +52,15 @@ struct Forward : torch::autograd::Function<Forward> {
     if (grads[0].defined()) {
       const variable_list saved = context->get_saved_variables();
       const OptionalTensor weight = optional(saved[2]), bias = optional(saved[3]);
-      const variable_list gradients =
-          Gradients::apply(grads[0], saved[0], saved[1], weight, bias, saved[4], saved[5],
-                           context->saved_data["eps"].toDouble(), context->saved_data["batch_statistics"].toBool());
-      result[0] = gradients[0];
-      result[1] = weight ? gradients[1] : at::Tensor();
-      result[2] = bias ? gradients[2] : at::Tensor();
+      const double eps = context->saved_data["eps"].toDouble();
+      const bool batch_statistics = context->saved_data["batch_statistics"].toBool();
+      const variable_list made =
+          at::GradMode::is_enabled()
+              ? Gradients::apply(grads[0], saved[0], saved[1], weight, bias, saved[4], saved[5], eps, batch_statistics)
+              : gradients(grads[0], saved[0], saved[1], weight, bias, saved[4], saved[5], eps, batch_statistics);
+      result[0] = made[0];
+      result[1] = weight ? made[1] : at::Tensor();
+      result[2] = bias ? made[2] : at::Tensor();
     }
     return result;
   }
@@ -67,8 +76,12 @@ std::tuple<at::Tensor, at::Tensor> bn_relu_max_pool2d_call(const at::Tensor& inp
                                                            const std::optional<at::Tensor>& running_var, bool training,
                                                            double momentum, double eps, bool ceil_mode) {
   using namespace bn_relu_max_pool2d_graph;
+  const bool graph = records_graph(input, weight, bias);
   return with_statistics(kName, input, running_mean, running_var, training, momentum,
                          [&](const at::Tensor& mean, const at::Tensor& var) -> std::tuple<at::Tensor, at::Tensor> {
+                           if (!graph) {
+                             return bn_relu_max_pool2d_forward(input, weight, bias, mean, var, eps, ceil_mode);
+                           }
                            const variable_list results =
                                Forward::apply(input, weight, bias, mean, var, training, eps, ceil_mode);
                            return {results[0], results[1]};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
 
 #include <optional>
 
@@ -15,6 +16,15 @@ using OptionalTensor = std::optional<at::Tensor>;
 // Of a saved tensor, which is undefined where there was none.
 inline OptionalTensor optional(const at::Tensor& tensor) {
   return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+}
+
+// Whether an operation of these tensors is to be recorded.
+inline bool requires_grad(const OptionalTensor& tensor) {
+  return tensor && tensor->requires_grad();
+}
+template <class... Tensors>
+bool records_graph(const Tensors&... tensors) {
+  return at::GradMode::is_enabled() && (requires_grad(tensors) || ...);
 }
 
 // use(mean, var) with the statistics that input is normalised with: the running ones or, in training, the batch's own,
