@@ -63,8 +63,8 @@ Operand make_operand(const char* op, const at::Tensor& input, const std::optiona
   }
   if (const auto norm = make_norm(op, input, bn_weight, bn_bias, mean, var, eps)) {
     operand.affine = bn_relu_max_pool2d::make_affine(*norm);
-    operand.source.scale = operand.affine->scale.const_data_ptr();
-    operand.source.shift = operand.affine->shift.const_data_ptr();
+    operand.source.scale = operand.affine->scale();
+    operand.source.shift = operand.affine->shift();
   }
   return operand;
 }
@@ -124,8 +124,8 @@ std::tuple<at::Tensor, at::Tensor> batch_norm_backward(const Operand& operand, a
   params.grad = grad.mutable_data_ptr();
   params.input = operand.map.const_data_ptr();
   params.mean = affine.mean.const_data_ptr();
-  params.scale = affine.scale.const_data_ptr();
-  params.shift = affine.shift.const_data_ptr();
+  params.scale = affine.scale();
+  params.shift = affine.shift();
   params.parts = parts;
   params.partial_sum = partial.mutable_data_ptr<double>();
   params.partial_product = params.partial_sum + parts * channels;
@@ -135,7 +135,7 @@ std::tuple<at::Tensor, at::Tensor> batch_norm_backward(const Operand& operand, a
 
   parallel_tasks(parts, kGrainElements,
                  [&](int64_t begin, int64_t end) { backward_reduce(dtype, params, begin, end); });
-  bn_relu_max_pool2d::merge_sums(partial, pixels, affine.invstd, grad_weight, grad_bias, grad_mean, projection);
+  bn_relu_max_pool2d::merge_sums(partial, pixels, affine, grad_weight, grad_bias, grad_mean, projection);
   parallel_tasks(pixels, channels, [&](int64_t begin, int64_t end) { backward_input(dtype, params, begin, end); });
   return {grad_weight, grad_bias};
 }

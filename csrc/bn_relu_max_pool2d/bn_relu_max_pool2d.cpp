@@ -84,17 +84,15 @@ void update_running_stats(const at::Tensor& mean, const at::Tensor& var, int64_t
   }
   const at::NoGradGuard no_grad;
   const double unbiased = static_cast<double>(values) / static_cast<double>(values - 1);
-  if constexpr (kHasCudaKernels) {
-    const auto fits = [&](const at::Tensor& running) {
-      return running.device() == mean.device() && running.scalar_type() == mean.scalar_type() &&
-             running.is_contiguous();
-    };
-    if (runs_on_cuda(mean) && fits(running_mean) && fits(running_var)) {
-      bn_relu_max_pool2d::running_stats_cuda(mean, var, unbiased, momentum, running_mean, running_var);
-      running_mean.unsafeGetTensorImpl()->bump_version();
-      running_var.unsafeGetTensorImpl()->bump_version();
-      return;
-    }
+  const auto fits = [&](const at::Tensor& running) {
+    return running.device() == mean.device() && running.scalar_type() == mean.scalar_type() &&
+           (running.is_contiguous() || (!runs_on_cuda(running) && running.stride(0) > 0));
+  };
+  if (has_kernels_for(mean) && fits(running_mean) && fits(running_var)) {
+    SEGNET_DISPATCH(mean, bn_relu_max_pool2d::running_stats, mean, var, unbiased, momentum, running_mean, running_var);
+    running_mean.unsafeGetTensorImpl()->bump_version();
+    running_var.unsafeGetTensorImpl()->bump_version();
+    return;
   }
   const auto move = [momentum](const at::Tensor& running, const at::Tensor& batch) {
     if (running.scalar_type() == batch.scalar_type()) {

@@ -43,7 +43,17 @@ struct Norm {
 
 // The same as y = x * scale + shift, for the CPU's kernels; those of CUDA compute it where they need it.
 struct Affine {
-  at::Tensor mean, invstd, scale, shift;
+  at::Tensor mean;
+  at::Tensor rows;  // [3, C]
+
+  const void* invstd() const { return row(0); }
+  const void* scale() const { return row(1); }
+  const void* shift() const { return row(2); }
+
+ private:
+  const void* row(int64_t index) const {
+    return static_cast<const char*>(rows.const_data_ptr()) + index * static_cast<int64_t>(mean.nbytes());
+  }
 };
 
 // Checks the arguments of a BatchNorm over the channels of input in the name of `op`.
@@ -55,11 +65,13 @@ Norm make_norm(const char* op, const at::Tensor& input, const std::optional<at::
 Affine make_affine(const Norm& norm);
 // From sums [2, parts, C] of the gradient and of gradient * (x - mean) to the gradients of weight and bias, and to what
 // the gradient of the input needs of them; `values` pixels a channel.
-void merge_sums(const at::Tensor& partial, int64_t values, const at::Tensor& invstd, at::Tensor& grad_weight,
+void merge_sums(const at::Tensor& partial, int64_t values, const Affine& affine, at::Tensor& grad_weight,
                 at::Tensor& grad_bias, at::Tensor& grad_mean, at::Tensor& projection);
 
 // All maps channels_last, codes contiguous, nothing empty.
 void stats_cpu(const at::Tensor& input, at::Tensor& mean, at::Tensor& var);
+void running_stats_cpu(const at::Tensor& mean, const at::Tensor& var, double unbiased, double momentum,
+                       at::Tensor& running_mean, at::Tensor& running_var);
 void forward_cpu(const PoolShape& shape, const at::Tensor& input, const Norm& norm, at::Tensor& output,
                  at::Tensor& codes);
 void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const at::Tensor& input,

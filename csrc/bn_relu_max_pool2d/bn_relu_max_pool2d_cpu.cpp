@@ -1,3 +1,4 @@
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
@@ -21,27 +22,15 @@ int64_t parts_of(int64_t items, int64_t pixels, int64_t channels) {
 }
 
 template <class acc_t>
-void merge_sums_of(const at::Tensor& partial, int64_t values, const at::Tensor& invstd, at::Tensor& grad_weight,
-                   at::Tensor& grad_bias, at::Tensor& grad_mean, at::Tensor& projection) {
-  const int64_t parts = partial.size(1), channels = partial.size(2);
-  const auto* sums = partial.const_data_ptr<double>();
-  const double* products = sums + parts * channels;
-  const auto* invstds = invstd.const_data_ptr<acc_t>();
-  auto* weight = grad_weight.mutable_data_ptr<acc_t>();
-  auto* bias = grad_bias.mutable_data_ptr<acc_t>();
-  auto* mean = grad_mean.mutable_data_ptr<acc_t>();
-  auto* projections = projection.mutable_data_ptr<acc_t>();
-  for (int64_t c = 0; c < channels; ++c) {
-    double sum = 0, product = 0;
-    for (int64_t part = 0; part < parts; ++part) {
-      sum += sums[part * channels + c];
-      product += products[part * channels + c];
-    }
-    const BatchNormGrads grads = batch_norm_grads(sum, product, invstds[c], static_cast<double>(values));
-    weight[c] = static_cast<acc_t>(grads.weight);
-    bias[c] = static_cast<acc_t>(grads.bias);
-    mean[c] = static_cast<acc_t>(grads.mean);
-    projections[c] = static_cast<acc_t>(grads.projection);
+void move_running_stats(const at::Tensor& mean, const at::Tensor& var, acc_t unbiased, acc_t momentum,
+                        at::Tensor& running_mean, at::Tensor& running_var) {
+  const auto *means = mean.const_data_ptr<acc_t>(), *vars = var.const_data_ptr<acc_t>();
+  auto *running_means = running_mean.mutable_data_ptr<acc_t>(), *running_vars = running_var.mutable_data_ptr<acc_t>();
+  const int64_t mean_stride = running_mean.stride(0), var_stride = running_var.stride(0);
+  const auto move = [momentum](acc_t& running, acc_t batch) { running = lerp(running, batch, momentum); };
+  for (int64_t c = 0, channels = mean.numel(); c < channels; ++c) {
+    move(running_means[c * mean_stride], means[c]);
+    move(running_vars[c * var_stride], vars[c] * unbiased);
   }
 }
 
@@ -52,10 +41,10 @@ void fill_affine(const Norm& norm, Affine& affine) {
   const auto* vars = norm.var.const_data_ptr<acc_t>();
   const acc_t* gains = norm.weight.defined() ? norm.weight.const_data_ptr<acc_t>() : nullptr;
   const acc_t* offsets = norm.bias.defined() ? norm.bias.const_data_ptr<acc_t>() : nullptr;
-  auto* invstds = affine.invstd.mutable_data_ptr<acc_t>();
-  auto* scales = affine.scale.mutable_data_ptr<acc_t>();
-  auto* shifts = affine.shift.mutable_data_ptr<acc_t>();
-  for (int64_t c = 0, channels = norm.var.numel(); c < channels; ++c) {
+  const int64_t channels = norm.var.numel();
+  auto* invstds = affine.rows.mutable_data_ptr<acc_t>();
+  acc_t *scales = invstds + channels, *shifts = scales + channels;
+  for (int64_t c = 0; c < channels; ++c) {
     const acc_t invstd = batch_norm_invstd(vars[c], static_cast<acc_t>(norm.eps));
     const BatchNormAffine<acc_t> channel =
         batch_norm_affine(means[c], invstd, gains ? gains[c] : acc_t(1), offsets ? offsets[c] : acc_t(0));
@@ -67,13 +56,14 @@ void fill_affine(const Norm& norm, Affine& affine) {
 
 }  // namespace
 
-void merge_sums(const at::Tensor& partial, int64_t values, const at::Tensor& invstd, at::Tensor& grad_weight,
+void merge_sums(const at::Tensor& partial, int64_t values, const Affine& affine, at::Tensor& grad_weight,
                 at::Tensor& grad_bias, at::Tensor& grad_mean, at::Tensor& projection) {
-  if (invstd.scalar_type() == at::kDouble) {
-    merge_sums_of<double>(partial, values, invstd, grad_weight, grad_bias, grad_mean, projection);
-  } else {
-    merge_sums_of<float>(partial, values, invstd, grad_weight, grad_bias, grad_mean, projection);
-  }
+  const int64_t parts = partial.size(1), channels = partial.size(2);
+  const auto* sums = partial.const_data_ptr<double>();
+  merge_sums(to_dtype(affine.mean.scalar_type()),
+             {channels, parts, sums, sums + parts * channels, static_cast<double>(values), affine.invstd(),
+              grad_weight.mutable_data_ptr(), grad_bias.mutable_data_ptr(), grad_mean.mutable_data_ptr(),
+              projection.mutable_data_ptr()});
 }
 
 void stats_cpu(const at::Tensor& input, at::Tensor& mean, at::Tensor& var) {
@@ -88,8 +78,18 @@ void stats_cpu(const at::Tensor& input, at::Tensor& mean, at::Tensor& var) {
   merge_stats(dtype, params, mean.mutable_data_ptr(), var.mutable_data_ptr());
 }
 
+void running_stats_cpu(const at::Tensor& mean, const at::Tensor& var, double unbiased, double momentum,
+                       at::Tensor& running_mean, at::Tensor& running_var) {
+  if (mean.scalar_type() == at::kDouble) {
+    move_running_stats<double>(mean, var, unbiased, momentum, running_mean, running_var);
+  } else {
+    move_running_stats<float>(mean, var, static_cast<float>(unbiased), static_cast<float>(momentum), running_mean,
+                              running_var);
+  }
+}
+
 Affine make_affine(const Norm& norm) {
-  Affine affine{norm.mean, at::empty_like(norm.mean), at::empty_like(norm.mean), at::empty_like(norm.mean)};
+  Affine affine{norm.mean, at::empty({3, norm.mean.numel()}, norm.mean.options())};
   if (norm.var.scalar_type() == at::kDouble) {
     fill_affine<double>(norm, affine);
   } else {
@@ -102,12 +102,8 @@ void forward_cpu(const PoolShape& shape, const at::Tensor& input, const Norm& no
                  at::Tensor& codes) {
   const DType dtype = to_dtype(input.scalar_type());
   const Affine affine = make_affine(norm);
-  const ForwardParams params{shape,
-                             input.const_data_ptr(),
-                             affine.scale.const_data_ptr(),
-                             affine.shift.const_data_ptr(),
-                             output.mutable_data_ptr(),
-                             codes.mutable_data_ptr<uint8_t>()};
+  const ForwardParams params{shape,          input.const_data_ptr(),    affine.scale(),
+                             affine.shift(), output.mutable_data_ptr(), codes.mutable_data_ptr<uint8_t>()};
   parallel_tasks(shape.pooled_rows(), 2 * shape.width * shape.channels,
                  [&](int64_t begin, int64_t end) { forward(dtype, params, begin, end); });
 }
@@ -127,8 +123,8 @@ void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const a
   params.input = input.const_data_ptr();
   params.codes = codes.const_data_ptr<uint8_t>();
   params.mean = affine.mean.const_data_ptr();
-  params.scale = affine.scale.const_data_ptr();
-  params.shift = affine.shift.const_data_ptr();
+  params.scale = affine.scale();
+  params.shift = affine.shift();
   params.parts = parts;
   params.partial_sum = partial.mutable_data_ptr<double>();
   params.partial_product = params.partial_sum + parts * shape.channels;
@@ -139,7 +135,7 @@ void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const a
 
   parallel_tasks(parts, kGrainElements,
                  [&](int64_t begin, int64_t end) { backward_reduce(dtype, params, begin, end); });
-  merge_sums(partial, shape.pixels(), affine.invstd, grad_weight, grad_bias, grad_mean, projection);
+  merge_sums(partial, shape.pixels(), affine, grad_weight, grad_bias, grad_mean, projection);
   if (batch_statistics) {
     parallel_tasks(shape.pooled_rows(), 2 * shape.width * shape.channels,
                    [&](int64_t begin, int64_t end) { backward_input(dtype, params, begin, end); });

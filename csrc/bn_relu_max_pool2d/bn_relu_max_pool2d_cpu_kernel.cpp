@@ -41,6 +41,10 @@ void backward_reduce(DType dtype, const BackwardParams& params, int64_t begin_pa
   SEGNET_CALL_AT_LEVEL(bn_relu_max_pool2d::BackwardReduce, dtype, params, begin_part, end_part);
 }
 
+void merge_sums(DType dtype, const MergeSumsParams& params) {
+  SEGNET_CALL_AT_LEVEL(bn_relu_max_pool2d::MergeSums, dtype, params);
+}
+
 void backward_input(DType dtype, const BackwardParams& params, int64_t begin, int64_t end) {
   SEGNET_CALL_AT_LEVEL(bn_relu_max_pool2d::BackwardInput, dtype, params, begin, end);
 }

@@ -26,6 +26,15 @@ void forward(DType dtype, const ForwardParams& params, int64_t begin, int64_t en
 // Sums over winners only, into partial sums that are zero on entry; at most kMaxParts of them. Part `part` covers an
 // equal share of the pooled rows. With fixed statistics this writes grad_input too, which then needs none of the sums.
 void backward_reduce(DType dtype, const BackwardParams& params, int64_t begin_part, int64_t end_part);
+struct MergeSumsParams {
+  int64_t channels, parts;
+  const double *partial_sum, *partial_product;  // [parts, C]
+  double values;                                // to a channel
+  const void* invstd;                           // [C], as are the results
+  void *grad_weight, *grad_bias, *grad_mean, *projection;
+};
+// Merges such parts, as batch_norm_grads says; vectors of float or double.
+void merge_sums(DType dtype, const MergeSumsParams& params);
 // With batch statistics: writes the input gradient that belongs to the pooled rows [begin, end), each element once.
 void backward_input(DType dtype, const BackwardParams& params, int64_t begin, int64_t end);
 

@@ -5,6 +5,7 @@ namespace bn_relu_max_pool2d {
 
 using segnet_ext::bn_relu_max_pool2d::BackwardParams;
 using segnet_ext::bn_relu_max_pool2d::ForwardParams;
+using segnet_ext::bn_relu_max_pool2d::MergeSumsParams;
 using segnet_ext::bn_relu_max_pool2d::part_begin;
 using segnet_ext::bn_relu_max_pool2d::StatsParams;
 
@@ -285,6 +286,31 @@ struct BackwardReduce {
       }
     }
     stream_fence();
+  }
+};
+
+struct MergeSums {
+  template <class scalar_t>
+  static void run(const MergeSumsParams& p) {
+    using acc_t = acc_type<scalar_t>;
+    for_lanes<double>(p.channels, [&](int64_t c, auto lanes) {
+      constexpr int kLanes = decltype(lanes)::value;
+      using V = Vec<double, kLanes>;
+      V sum{}, product{};
+      for (int64_t part = 0; part < p.parts; ++part) {
+        sum += load<kLanes>(p.partial_sum + part * p.channels + c);
+        product += load<kLanes>(p.partial_product + part * p.channels + c);
+      }
+      const V invstd = to_double<kLanes>(load<kLanes>(static_cast<const acc_t*>(p.invstd) + c));
+      const auto grads = batch_norm_grads(sum, product, invstd, broadcast<double, kLanes>(p.values));
+      const auto put = [c](void* to, V value) {
+        store<kLanes>(static_cast<acc_t*>(to) + c, from_double<acc_t, kLanes>(value));
+      };
+      put(p.grad_weight, grads.weight);
+      put(p.grad_bias, grads.bias);
+      put(p.grad_mean, grads.mean);
+      put(p.projection, grads.projection);
+    });
   }
 };
 

@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(cuda::kMergeThreads) merge_grads_kernel(Normed
   if (place.row == 0 && c < channels) {
     const auto pixels = static_cast<double>(p.shape.batch * p.shape.height * p.shape.width);
     const acc_t invstd = batch_norm_invstd(static_cast<const acc_t*>(p.norm.var)[c], static_cast<acc_t>(p.norm.eps));
-    const BatchNormGrads grads = batch_norm_grads(sums[0], sums[1], invstd, pixels);
+    const auto grads = batch_norm_grads<double>(sums[0], sums[1], invstd, pixels);
     static_cast<acc_t*>(p.grad_weight)[c] = static_cast<acc_t>(grads.weight);
     static_cast<acc_t*>(p.grad_bias)[c] = static_cast<acc_t>(grads.bias);
     static_cast<acc_t*>(p.grad_mean)[c] = static_cast<acc_t>(grads.mean);

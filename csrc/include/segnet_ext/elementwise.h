@@ -15,15 +15,6 @@ SEGNET_HOST_DEVICE T batch_norm_invstd(T var, T eps) {
   return T(1) / std::sqrt(var + eps);
 }
 
-// The gradients of a BatchNorm's weight and bias, and the two means of BatchNormInputGrad, from the sums over a channel
-// of the gradient and of gradient * (x - mean). `values` is the number of pixels, not only of those summed over.
-struct BatchNormGrads {
-  double weight, bias, mean, projection;
-};
-SEGNET_HOST_DEVICE BatchNormGrads batch_norm_grads(double sum, double product, double invstd, double values) {
-  return {product * invstd, sum, sum / values, product * invstd * invstd / values};
-}
-
 // From a to b by a share of the way, as torch.lerp.
 template <class T>
 SEGNET_HOST_DEVICE T lerp(T a, T b, T share) {

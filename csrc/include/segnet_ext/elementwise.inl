@@ -45,6 +45,17 @@ struct BatchNormInputGrad {
   SEGNET_HOST_DEVICE T operator()(T grad, T x) const { return scale * (grad - grad_mean - (x - mean) * projection); }
 };
 
+// The gradients of a BatchNorm's weight and bias, and the two means of BatchNormInputGrad, from the sums over a channel
+// of the gradient and of gradient * (x - mean). `values` is the number of pixels, not only of those summed over.
+template <class T>
+struct BatchNormGrads {
+  T weight, bias, mean, projection;
+};
+template <class T>
+SEGNET_HOST_DEVICE BatchNormGrads<T> batch_norm_grads(T sum, T product, T invstd, T values) {
+  return {product * invstd, sum, sum / values, product * invstd * invstd / values};
+}
+
 // The sum and the sum of squared deviations from the mean of some values. Two such are merged by the distance of their
 // means (Chan, Golub, LeVeque 1979), not as a difference of large squares: nothing is lost where the mean is large
 // beside the deviation.
