@@ -62,7 +62,7 @@ def test_reference_equals_torch(device, shape, ceil_mode):
     ids=str,
 )
 def test_ties_and_special_values(device, values, ceil_mode, layout, dtype):
-    choice = integers(2, 13, 9, 7, low=0, high=len(values) - 1).long()
+    choice = integers(2, 21, 9, 7, low=0, high=len(values) - 1).long()  # whole vectors of channels and single ones
     x = LAYOUTS[layout](torch.tensor(values, dtype=dtype)[choice].to(device))
     output, codes = max_pool2d_with_codes(x, ceil_mode)
     # torch's CUDA kernel for channels_last gives windows of -inf alone an index outside of them.
@@ -71,9 +71,10 @@ def test_ties_and_special_values(device, values, ceil_mode, layout, dtype):
     assert_equal(codes, expected_codes)
 
 
-def test_every_pair_of_pixels_of_a_window_can_win(device):
+@pytest.mark.parametrize("greatest", [2.0, math.nan])
+def test_every_pair_of_pixels_of_a_window_can_win(device, greatest):
     # Each of the 3**4 orders of a window's pixels, ties included, in a channel of its own.
-    x = torch.cartesian_prod(*[torch.arange(3.0)] * 4).reshape(1, 81, 2, 2).to(device)
+    x = torch.cartesian_prod(*[torch.tensor([0.0, 1.0, greatest])] * 4).reshape(1, 81, 2, 2).to(device)
     output, codes = max_pool2d_with_codes(x)
     expected, expected_codes = torch_pool(x, False)
     assert_equal(output, expected)

@@ -11,9 +11,10 @@ using segnet_ext::bn_relu_max_pool2d::StatsParams;
 
 // The sums of a channel's distances from its first value, its origin, and of the distances' squares. As the origin is
 // one of the values, it lies at most sqrt(count) deviations from their mean: double has the digits for these sums, also
-// where the mean is large beside the deviation. A group of pixels is summed in acc_t, for speed: as distances from the
-// first of them, its center, for the same reason.
-constexpr int64_t kGroupPixels = 32;
+// where the mean is large beside the deviation. A group of pixels is summed in acc_t, for speed: as distances from its
+// center, the mean of the first four, for the same reason. One value that lies far from all others costs the more
+// precision the nearer the center is to it.
+constexpr int64_t kGroupPixels = 128;
 
 // Infinity and NaN are no origin: the distance of infinity from itself is NaN.
 template <class V>
@@ -40,7 +41,12 @@ struct Stats {
         const int64_t count = std::min(kGroupPixels, p.pixels - i * kGroupPixels);
         for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
           constexpr int kLanes = decltype(lanes)::value;
-          store<kLanes>(center.get() + c, finite_or_zero(load<kLanes>(group + c)));
+          auto mean = load<kLanes>(group + c);
+          if (count >= 4) {
+            const auto share = [&](int64_t pixel) { return acc_t(0.25) * load<kLanes>(group + pixel * channels + c); };
+            mean = (share(0) + share(1)) + (share(2) + share(3));
+          }
+          store<kLanes>(center.get() + c, finite_or_zero(mean));
         });
         std::fill_n(group_sum, 2 * channels, acc_t(0));
         // Four pixels to a load of the sums, side by side: nearly in the order of memory.
@@ -127,12 +133,12 @@ template <class acc_t>
 struct Transform {
   const acc_t *scale, *shift;
 
-  // BatchNorm and ReLU of kLanes channels from `c` on, rounded to scalar_t so that the values that the unfused
-  // operations would find equal are equal here too.
+  // BatchNorm of kLanes channels from `c` on, rounded to scalar_t so that the values that the unfused operations would
+  // find equal are equal here too.
   template <class scalar_t, int kLanes>
   SEGNET_INLINE Vec<acc_t, kLanes> apply(Vec<acc_t, kLanes> x, int64_t c) const {
     const BatchNormAffine<Vec<acc_t, kLanes>> affine{load<kLanes>(scale + c), load<kLanes>(shift + c)};
-    return relu(round_to<scalar_t, kLanes>(affine(x)));
+    return round_to<scalar_t, kLanes>(affine(x));
   }
 };
 
@@ -141,10 +147,10 @@ struct Forward {
   static void run(const ForwardParams& p, int64_t begin, int64_t end) {
     using acc_t = acc_type<scalar_t>;
     const Transform<acc_t> transform{static_cast<const acc_t*>(p.scale), static_cast<const acc_t*>(p.shift)};
-    pool_rows(p.shape, static_cast<const scalar_t*>(p.input), static_cast<scalar_t*>(p.output), p.codes, begin, end,
-              [&](auto x, int64_t c, auto lanes) {
-                return transform.template apply<scalar_t, decltype(lanes)::value>(x, c);
-              });
+    pool_rows(
+        p.shape, static_cast<const scalar_t*>(p.input), static_cast<scalar_t*>(p.output), p.codes, begin, end,
+        [&](auto x, int64_t c, auto lanes) { return transform.template apply<scalar_t, decltype(lanes)::value>(x, c); },
+        [](auto normalised) { return relu(normalised); });
   }
 };
 
@@ -182,7 +188,7 @@ SEGNET_INLINE void for_each_winner(const BackwardParams& p, int64_t begin, int64
   const auto window = [&](const Window& w) {
     const uint8_t* codes = p.codes + w.index * codes_bytes(channels);
     for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
-      prefetch_windows<decltype(lanes)::value, Cache::kSecond>(input + w.offset, w.row_step, c);
+      prefetch_windows<decltype(lanes)::value>(input + w.offset, w.row_step, c);
       body(Winner<decltype(lanes)::value, scalar_t>(w, input, grad_output + w.index * channels, codes, transform, c), w,
            c);
     });
@@ -190,7 +196,16 @@ SEGNET_INLINE void for_each_winner(const BackwardParams& p, int64_t begin, int64
   for_each_window(p.shape, begin, end, window, outside);
 }
 
-// Writes grad_input. With fixed statistics a pixel's gradient does not depend on its own value, which may be infinite.
+// BatchNorm's input gradient with fixed statistics: it does not depend on the input, which may be infinite.
+template <class T>
+struct FixedInputGrad {
+  T scale;
+
+  SEGNET_INLINE T centered(T grad) const { return grad; }
+  SEGNET_INLINE T of_centered(T centered, T) const { return scale * centered; }
+};
+
+// Writes grad_input.
 template <class scalar_t, bool kBatchStatistics>
 struct InputGrad {
   using acc_t = acc_type<scalar_t>;
@@ -210,32 +225,36 @@ struct InputGrad {
         grad_input(static_cast<scalar_t*>(p.grad_input)),
         past_caches(streams(grad_input, p.shape.pixels(), channels * sizeof(scalar_t))) {}
 
+  // Of kLanes channels, in registers: what is stored to grad_input could be these for all that the compiler knows.
   template <int kLanes>
-  SEGNET_INLINE Vec<acc_t, kLanes> of(Vec<acc_t, kLanes> grad, Vec<acc_t, kLanes> x, int64_t c) const {
+  SEGNET_INLINE auto batch_norm(int64_t c) const {
     if constexpr (kBatchStatistics) {
-      const BatchNormInputGrad<Vec<acc_t, kLanes>> batch_norm{
-          load<kLanes>(scale + c), load<kLanes>(mean + c), load<kLanes>(grad_mean + c), load<kLanes>(projection + c)};
-      return batch_norm(grad, x);
+      return BatchNormInputGrad<Vec<acc_t, kLanes>>{load<kLanes>(scale + c), load<kLanes>(mean + c),
+                                                    load<kLanes>(grad_mean + c), load<kLanes>(projection + c)};
     } else {
-      return load<kLanes>(scale + c) * grad;
+      return FixedInputGrad<Vec<acc_t, kLanes>>{load<kLanes>(scale + c)};
     }
   }
 
   template <int kLanes>
   SEGNET_INLINE void window(const Winner<kLanes, scalar_t>& winner, const Window& w, int64_t c) const {
     if (!past_caches) {
-      prefetch_windows<kLanes, Cache::kSecond>(grad_input + w.offset, w.row_step, c);
+      prefetch_windows<kLanes>(grad_input + w.offset, w.row_step, c);
     }
+    const auto grads = batch_norm<kLanes>(c);
+    const auto won = grads.centered(winner.grad), lost = grads.centered(Vec<acc_t, kLanes>{});
     for (int place = 3; place >= 0; --place) {
-      const auto grad = winner.wins(place) ? winner.grad : Vec<acc_t, kLanes>{};
-      store<kLanes>(grad_input + w.element(place) + c, of<kLanes>(grad, winner.x[place], c), past_caches);
+      store<kLanes>(grad_input + w.element(place) + c,
+                    grads.of_centered(winner.wins(place) ? won : lost, winner.x[place]), past_caches);
     }
   }
 
   SEGNET_INLINE void outside(int64_t offset) const {
     for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
       constexpr int kLanes = decltype(lanes)::value;
-      store<kLanes>(grad_input + offset + c, of<kLanes>(Vec<acc_t, kLanes>{}, load<kLanes>(input + offset + c), c));
+      const auto grads = batch_norm<kLanes>(c);
+      store<kLanes>(grad_input + offset + c,
+                    grads.of_centered(grads.centered(Vec<acc_t, kLanes>{}), load<kLanes>(input + offset + c)));
     });
   }
 };
@@ -253,15 +272,16 @@ struct BackwardReduce {
     const int64_t channels = p.shape.channels;
     const auto* mean = static_cast<const acc_t*>(p.mean);
     const InputGrad<scalar_t, kBatchStatistics> input_grad(p);
-    // One row of windows is summed in acc_t, rows in double.
-    const LineArray<acc_t> row_sum(new_lines<acc_t>(2 * channels));
-    acc_t* row_product = row_sum.get() + channels;
+    // A group of rows of windows is summed in acc_t, groups in double.
+    const int64_t group_rows = std::max<int64_t>(1, kGroupPixels / p.shape.pooled_width);
+    const LineArray<acc_t> group_sum(new_lines<acc_t>(2 * channels));
+    acc_t* group_product = group_sum.get() + channels;
 
     const auto window = [&](const auto& winner, const Window& w, int64_t c) {
       constexpr int kLanes = sizeof(winner.grad) / sizeof(acc_t);
       const auto deviation = winner.x_winner - load<kLanes>(mean + c);
-      store<kLanes>(row_sum.get() + c, load<kLanes>(row_sum.get() + c) + winner.grad);
-      store<kLanes>(row_product + c, load<kLanes>(row_product + c) + winner.grad * deviation);
+      store<kLanes>(group_sum.get() + c, load<kLanes>(group_sum.get() + c) + winner.grad);
+      store<kLanes>(group_product + c, load<kLanes>(group_product + c) + winner.grad * deviation);
       if constexpr (!kBatchStatistics) {
         input_grad.window(winner, w, c);
       }
@@ -276,12 +296,12 @@ struct BackwardReduce {
       double* sum = p.partial_sum + part * channels;
       double* product = p.partial_product + part * channels;
       const int64_t last = part_begin(p.shape.pooled_rows(), p.parts, part + 1);
-      for (int64_t row = part_begin(p.shape.pooled_rows(), p.parts, part); row < last; ++row) {
-        std::fill_n(row_sum.get(), 2 * channels, acc_t(0));
-        for_each_winner<scalar_t>(p, row, row + 1, window, outside);
+      for (int64_t row = part_begin(p.shape.pooled_rows(), p.parts, part); row < last; row += group_rows) {
+        std::fill_n(group_sum.get(), 2 * channels, acc_t(0));
+        for_each_winner<scalar_t>(p, row, std::min(row + group_rows, last), window, outside);
         for (int64_t c = 0; c < channels; ++c) {
-          sum[c] += row_sum[c];
-          product[c] += row_product[c];
+          sum[c] += group_sum[c];
+          product[c] += group_product[c];
         }
       }
     }

@@ -1,19 +1,6 @@
 // The walk over pooling windows that the pool operations share. Included at each SIMD level; needs common/pool_shape.h
 // and segnet_ext/codes.h.
 
-template <int kValue>
-using Int = std::integral_constant<int, kValue>;
-
-// Calls body(Int<rows>, Int<cols>) with a window's extents as compile-time constants.
-template <class Body>
-SEGNET_INLINE void with_extents(int64_t rows, int64_t cols, const Body& body) {
-  if (rows == 2) {
-    cols == 2 ? body(Int<2>{}, Int<2>{}) : body(Int<2>{}, Int<1>{});
-  } else {
-    cols == 2 ? body(Int<1>{}, Int<2>{}) : body(Int<1>{}, Int<1>{});
-  }
-}
-
 // A pooling window, its elements by their place: 2 * row + column.
 struct Window {
   int64_t offset;  // of the first element in the input
@@ -57,11 +44,11 @@ SEGNET_INLINE void for_each_window(const PoolShape& shape, int64_t begin, int64_
 
 // To be called for every vector of channels of a window of which `window` is the first element: fetches, line after
 // line, the memory of windows some way on.
-template <int kLanes, Cache kCache = Cache::kFirst, class scalar_t>
+template <int kLanes, class scalar_t>
 SEGNET_INLINE void prefetch_windows(const scalar_t* window, int64_t row_step, int64_t c) {
   constexpr int64_t kAhead = 2048 / sizeof(scalar_t);
   for (int row = 0; row < 2; ++row) {
-    prefetch<2 * kLanes, kCache>(window + row * row_step + 2 * c + kAhead);
+    prefetch<2 * kLanes>(window + row * row_step + 2 * c + kAhead);
   }
 }
 
@@ -89,46 +76,125 @@ SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> load_codes(const uint8_t* packed, in
   return broadcast<mask_type<acc_t>, kLanes>(static_cast<mask_type<acc_t>>(word)) & code_lanes<acc_t, kLanes>(3);
 }
 
-// Called with c ascending from 0; leaves the bits of channels that are not there zero.
+// The codes of kLanes channels of one window, while it is walked through in the order of its places.
 template <class acc_t, int kLanes>
-SEGNET_INLINE void store_codes(uint8_t* packed, int64_t c, Vec<mask_type<acc_t>, kLanes> codes) {
-  const auto word = static_cast<uint32_t>(or_lanes<mask_type<acc_t>, kLanes>(codes));
+class WinnerCodes {
+ public:
+  // Lanes `wins` have their winner so far at `place`.
+  SEGNET_INLINE void take(int place, Vec<mask_type<acc_t>, kLanes> wins) {
+    lanes_ = wins ? code_lanes<acc_t, kLanes>(place) : lanes_;
+  }
+#if SEGNET_SIMD_MASKS
+  SEGNET_INLINE void take(int place, LaneMask wins) {
+    low_ = place % 2 == 1 ? low_ | wins.bits : low_ & ~wins.bits;
+    high_ = place / 2 == 1 ? high_ | wins.bits : high_ & ~wins.bits;
+  }
+#endif
+
+  // As store_codes stores them: two bits to a lane.
+  SEGNET_INLINE uint32_t packed() const {
+#if SEGNET_SIMD_MASKS
+    if constexpr (kLanes == kLanesOf<acc_t>) {
+      return __builtin_ia32_pdep_si(low_, 0x55555555u) | __builtin_ia32_pdep_si(high_, 0xaaaaaaaau);
+    }
+#endif
+    return static_cast<uint32_t>(or_lanes<mask_type<acc_t>, kLanes>(lanes_));
+  }
+
+ private:
+  Vec<mask_type<acc_t>, kLanes> lanes_{};
+  uint32_t low_ = 0, high_ = 0;  // of masks: bits 0 and 1 of the lanes' codes
+};
+
+// The winners of kLanes channels of a window, of its values at places 0 to 3.
+template <class acc_t, int kLanes>
+struct Winners {
+  Vec<acc_t, kLanes> values;
+  WinnerCodes<acc_t, kLanes> codes;
+
+  // Of a window of which so many rows and columns are there; value_at(place) is called for these alone.
+  template <class ValueAt>
+  SEGNET_INLINE Winners(int64_t rows, int64_t cols, Vec<acc_t, kLanes> first, const ValueAt& value_at) : values(first) {
+    for (int place = 1; place < 4; ++place) {
+      if (place / 2 < rows && place % 2 < cols) {
+        const Vec<acc_t, kLanes> value = value_at(place);
+        take(place, value, pool_wins(compared<acc_t, kLanes>(value), compared<acc_t, kLanes>(values)));
+      }
+    }
+  }
+
+  // Of numbers. An element at several places wins at the first of them, so a place that is not there may be an earlier
+  // one again.
+  SEGNET_INLINE explicit Winners(const Vec<acc_t, kLanes> (&value)[4]) : values(value[0]) {
+    for (int place = 1; place < 4; ++place) {
+      take(place, value[place],
+           pool_wins_of_numbers(compared<acc_t, kLanes>(value[place]), compared<acc_t, kLanes>(values)));
+    }
+  }
+
+ private:
+  template <class M>
+  SEGNET_INLINE void take(int place, Vec<acc_t, kLanes> value, M wins) {
+    values = select(wins, value, values);
+    codes.take(place, wins);
+  }
+};
+
+// Called with c ascending from 0; leaves the bits of channels that are not there zero.
+template <int kLanes>
+SEGNET_INLINE void store_codes(uint8_t* packed, int64_t c, uint32_t codes) {
   if constexpr (kLanes >= kCodesPerByte) {
-    __builtin_memcpy(packed + c / kCodesPerByte, &word, kLanes / kCodesPerByte);
+    __builtin_memcpy(packed + c / kCodesPerByte, &codes, kLanes / kCodesPerByte);
   } else {
-    const auto bits = static_cast<uint8_t>(word << (2 * (c % kCodesPerByte)));
+    const auto bits = static_cast<uint8_t>(codes << (2 * (c % kCodesPerByte)));
     uint8_t& byte = packed[c / kCodesPerByte];
     byte = c % kCodesPerByte == 0 ? bits : byte | bits;
   }
 }
 
-// Pools rows [begin, end): output[n, oh, ow, c] = max of transform(input, c) over the window, and its packed code.
-template <class scalar_t, class Transform>
+// Pools rows [begin, end): output[n, oh, ow, c] = max of rectify(transform(input, c)) over the window, and its packed
+// code. rectify is ReLU, which is only needed for a window's first value, as what is below zero takes over from no
+// value that is not; or it leaves values as they are.
+template <class scalar_t, class Transform, class Rectify>
 SEGNET_INLINE void pool_rows(const PoolShape& shape, const scalar_t* input, scalar_t* output, uint8_t* packed,
-                             int64_t begin, int64_t end, const Transform& transform) {
+                             int64_t begin, int64_t end, const Transform& transform, const Rectify& rectify) {
   using acc_t = acc_type<scalar_t>;
   const int64_t channels = shape.channels;
-  const auto pool = [&](const Window& window, auto rows, auto cols) {
+
+  // Calls winners_of(value_at, lanes) for every vector of channels, and stores what it gives.
+  const auto pool = [&](const Window& window, const auto& winners_of) {
     for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
       constexpr int kLanes = decltype(lanes)::value;
       prefetch_windows<kLanes>(input + window.offset, window.row_step, c);
-      auto best = transform(load<kLanes>(input + window.offset + c), c, lanes);
-      Vec<mask_type<acc_t>, kLanes> code{};
-      for (int place = 1; place < 4; ++place) {
-        if (place / 2 < decltype(rows)::value && place % 2 < decltype(cols)::value) {
-          const auto value = transform(load<kLanes>(input + window.element(place) + c), c, lanes);
-          const auto wins = pool_wins(value, best);
-          best = wins ? value : best;
-          code = wins ? code_lanes<acc_t, kLanes>(place) : code;
-        }
-      }
-      store<kLanes>(output + window.index * channels + c, best);
-      store_codes<acc_t, kLanes>(packed + window.index * codes_bytes(channels), c, code);
+      const auto value_at = [&](int place) {
+        const auto value = transform(load<kLanes>(input + window.element(place) + c), c, lanes);
+        return place == 0 ? rectify(value) : value;
+      };
+      const Winners<acc_t, kLanes> winners = winners_of(value_at, lanes);
+      store<kLanes>(output + window.index * channels + c, winners.values);
+      store_codes<kLanes>(packed + window.index * codes_bytes(channels), c, winners.codes.packed());
     });
   };
-  // Not as one code for all: of several NaNs the last wins, which an element that is there twice would move.
   const auto window = [&](const Window& w) {
-    with_extents(w.rows, w.cols, [&](auto rows, auto cols) { pool(w, rows, cols); });
+    // Most windows hold numbers alone. Whether one does can be told from the sum of its values, which costs less than
+    // to compare each with itself; infinities of both signs may look like NaN here.
+    Vec<acc_t, kLanesOf<acc_t>> sum{};
+    pool(w, [&](const auto& value_at, auto lanes) {
+      constexpr int kLanes = decltype(lanes)::value;
+      const Vec<acc_t, kLanes> value[4] = {value_at(0), value_at(1), value_at(2), value_at(3)};
+      const auto total = (value[0] + value[1]) + (value[2] + value[3]);
+      if constexpr (kLanes == 1) {
+        sum[0] += total[0];
+      } else {
+        sum += total;
+      }
+      return Winners<acc_t, kLanes>(value);
+    });
+    if (or_lanes<mask_type<acc_t>, kLanesOf<acc_t>>(sum != sum) != 0) {
+      pool(w, [&](const auto& value_at, auto lanes) {
+        return Winners<acc_t, decltype(lanes)::value>(w.rows, w.cols, value_at(0), value_at);
+      });
+    }
   };
   for_each_window(shape, begin, end, window, [](int64_t) {});
 }

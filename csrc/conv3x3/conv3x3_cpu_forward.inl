@@ -149,19 +149,13 @@ class ForwardTask {
   template <int kLanesHere>
   void write_pool(int64_t n, int64_t i, int64_t j, int64_t k, const Outputs<kLanesHere>& out) {
     for_each_window(n, i, j, [&](int row, int col, int64_t window) {
-      const int64_t rows = window_extent(i + row, s_.height), cols = window_extent(j + col, s_.width);
-      auto best = round_to<scalar_t, kLanesHere>(out[2 * row][2 * col]);
-      Vec<mask_type<acc_t>, kLanesHere> code{};
-      for (int place = 1; place < 4; ++place) {
-        if (place / 2 < rows && place % 2 < cols) {
-          const auto value = round_to<scalar_t, kLanesHere>(out[2 * row + place / 2][2 * col + place % 2]);
-          const auto wins = pool_wins(value, best);
-          best = wins ? value : best;
-          code = wins ? code_lanes<acc_t, kLanesHere>(static_cast<uint32_t>(place)) : code;
-        }
-      }
-      store<kLanesHere>(static_cast<scalar_t*>(p_.output) + window * s_.out_channels + k, best);
-      store_codes<acc_t, kLanesHere>(p_.codes_out + window * codes_bytes(s_.out_channels), k, code);
+      const auto value_at = [&](int place) {
+        return round_to<scalar_t, kLanesHere>(out[2 * row + place / 2][2 * col + place % 2]);
+      };
+      const Winners<acc_t, kLanesHere> winners(window_extent(i + row, s_.height), window_extent(j + col, s_.width),
+                                               value_at(0), value_at);
+      store<kLanesHere>(static_cast<scalar_t*>(p_.output) + window * s_.out_channels + k, winners.values);
+      store_codes<kLanesHere>(p_.codes_out + window * codes_bytes(s_.out_channels), k, winners.codes.packed());
     });
   }
 

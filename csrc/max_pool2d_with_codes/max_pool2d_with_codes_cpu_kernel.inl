@@ -9,8 +9,9 @@ using segnet_ext::max_pool2d_with_codes::ForwardParams;
 struct Forward {
   template <class scalar_t>
   static void run(const ForwardParams& p, int64_t begin, int64_t end) {
-    pool_rows(p.shape, static_cast<const scalar_t*>(p.input), static_cast<scalar_t*>(p.output), p.codes, begin, end,
-              [](auto value, int64_t, auto) { return value; });
+    pool_rows(
+        p.shape, static_cast<const scalar_t*>(p.input), static_cast<scalar_t*>(p.output), p.codes, begin, end,
+        [](auto value, int64_t, auto) { return value; }, [](auto value) { return value; });
   }
 };
 

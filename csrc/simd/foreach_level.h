@@ -8,7 +8,8 @@
 // could be the copy that the linker keeps for all. For the same reason there are no per-file compiler flags to keep in
 // step.
 //
-// Inside the file: SEGNET_SIMD_BYTES is the vector width, simd/vec.inl supplies the vector type, and
+// Inside the file: SEGNET_SIMD_BYTES is the vector width, SEGNET_SIMD_MASKS whether comparisons of whole vectors give
+// numbers with a bit to a lane (AVX-512's mask registers); simd/vec.inl supplies the vector type, and
 // segnet_ext/elementwise.inl the formulas.
 #include <utility>
 
@@ -25,6 +26,7 @@
 #define SEGNET_SIMD_PORTABLE_BYTES 16
 #endif
 #define SEGNET_SIMD_BYTES SEGNET_SIMD_PORTABLE_BYTES
+#define SEGNET_SIMD_MASKS 0
 namespace segnet_ext::portable {
 #include "segnet_ext/elementwise.inl"
 #include "simd/vec.inl"
@@ -47,16 +49,18 @@ namespace segnet_ext::avx2 {
 #include SEGNET_SIMD_FILE
 }  // namespace segnet_ext::avx2
 #undef SEGNET_SIMD_BYTES
+#undef SEGNET_SIMD_MASKS
 #if defined(__clang__)
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))), \
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi2,avx512f,avx512bw,avx512dq,avx512vl"))), \
                              apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#pragma GCC target("avx2,fma,bmi2,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #endif
 #define SEGNET_SIMD_BYTES 64
+#define SEGNET_SIMD_MASKS 1
 namespace segnet_ext::avx512 {
 #include "segnet_ext/elementwise.inl"
 #include "simd/vec.inl"
@@ -71,4 +75,5 @@ namespace segnet_ext::avx512 {
 
 #endif  // SEGNET_HAS_X86_LEVELS
 
+#undef SEGNET_SIMD_MASKS
 #undef SEGNET_SIMD_FILE

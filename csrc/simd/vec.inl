@@ -186,6 +186,69 @@ SEGNET_INLINE Vec<T, kLanes> from_double(Vec<double, kLanes> value) {
   return __builtin_convertvector(value, Vec<T, kLanes>);
 }
 
+// Comparisons of whole vectors that give a number with a bit to a lane, for kernels that store which lanes they are:
+// where the processor has such masks, compared(a) > compared(b) is a LaneMask, and elsewhere the vector of 0 and -1
+// that a > b is. select() takes both.
+#if SEGNET_SIMD_MASKS
+using FullFloat = Vec<float, 16>;
+using FullDouble = Vec<double, 8>;
+
+struct LaneMask {
+  uint32_t bits;
+
+  SEGNET_INLINE LaneMask operator|(LaneMask other) const { return {bits | other.bits}; }
+};
+
+template <int kPredicate>
+SEGNET_INLINE LaneMask compare(FullFloat a, FullFloat b) {
+  return {static_cast<uint16_t>(__builtin_ia32_cmpps512_mask(a, b, kPredicate, -1, 4))};
+}
+template <int kPredicate>
+SEGNET_INLINE LaneMask compare(FullDouble a, FullDouble b) {
+  return {static_cast<uint8_t>(__builtin_ia32_cmppd512_mask(a, b, kPredicate, -1, 4))};
+}
+
+template <class V>
+struct Compared {
+  V value;
+
+  SEGNET_INLINE LaneMask operator>(Compared other) const { return compare<14>(value, other.value); }
+  SEGNET_INLINE LaneMask operator!=(Compared other) const { return compare<4>(value, other.value); }
+};
+
+#if defined(__clang__)
+SEGNET_INLINE FullFloat select(LaneMask mask, FullFloat a, FullFloat b) {
+  return __builtin_ia32_selectps_512(static_cast<uint16_t>(mask.bits), a, b);
+}
+SEGNET_INLINE FullDouble select(LaneMask mask, FullDouble a, FullDouble b) {
+  return __builtin_ia32_selectpd_512(static_cast<uint8_t>(mask.bits), a, b);
+}
+#else
+SEGNET_INLINE FullFloat select(LaneMask mask, FullFloat a, FullFloat b) {
+  return __builtin_ia32_blendmps_512_mask(b, a, static_cast<uint16_t>(mask.bits));
+}
+SEGNET_INLINE FullDouble select(LaneMask mask, FullDouble a, FullDouble b) {
+  return __builtin_ia32_blendmpd_512_mask(b, a, static_cast<uint8_t>(mask.bits));
+}
+#endif
+#endif
+
+template <class T, int kLanes>
+SEGNET_INLINE auto compared(Vec<T, kLanes> v) {
+#if SEGNET_SIMD_MASKS
+  if constexpr (kLanes == kLanesOf<T>) {
+    return Compared<Vec<T, kLanes>>{v};
+  } else
+#endif
+  {
+    return v;
+  }
+}
+template <class M, class V>
+SEGNET_INLINE V select(M mask, V a, V b) {
+  return mask ? a : b;
+}
+
 // The bits that any lane has.
 template <class T, int kLanes>
 SEGNET_INLINE T or_lanes(Vec<T, kLanes> v) {

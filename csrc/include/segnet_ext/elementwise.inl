@@ -10,16 +10,23 @@ SEGNET_HOST_DEVICE auto pool_wins(T value, T best) {
   return (value > best) | (value != value);
 }
 
+// The same where neither is NaN.
+template <class T>
+SEGNET_HOST_DEVICE auto pool_wins_of_numbers(T value, T best) {
+  return value > best;
+}
+
 // max(value, 0) that keeps NaN, as torch's relu does.
 template <class T>
 SEGNET_HOST_DEVICE T relu(T value) {
   return value < T{} ? T{} : value;
 }
 
-// Where relu lets a gradient through, given its result. Written so that NaN passes, as torch's threshold_backward does.
+// Where relu lets a gradient through, given its argument or its result. Written so that NaN passes, as torch's
+// threshold_backward does.
 template <class T>
-SEGNET_HOST_DEVICE T relu_grad(T grad, T result) {
-  return result <= T{} ? T{} : grad;
+SEGNET_HOST_DEVICE T relu_grad(T grad, T value) {
+  return value <= T{} ? T{} : grad;
 }
 
 // BatchNorm as one multiply-add a value: y = x * scale + shift.
@@ -42,7 +49,11 @@ template <class T>
 struct BatchNormInputGrad {
   T scale, mean, grad_mean, projection;  // projection = invstd^2 * mean(grad * (x - mean))
 
-  SEGNET_HOST_DEVICE T operator()(T grad, T x) const { return scale * (grad - grad_mean - (x - mean) * projection); }
+  // The part without the input, for gradients that several elements share.
+  SEGNET_HOST_DEVICE T centered(T grad) const { return grad - grad_mean; }
+  SEGNET_HOST_DEVICE T of_centered(T centered, T x) const { return scale * (centered - (x - mean) * projection); }
+
+  SEGNET_HOST_DEVICE T operator()(T grad, T x) const { return of_centered(centered(grad), x); }
 };
 
 // The gradients of a BatchNorm's weight and bias, and the two means of BatchNormInputGrad, from the sums over a channel
