@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +33,6 @@ FOLDER = Path(__file__).resolve().parent
 AREAS = ("ops", "models", "memory", "scaling")
 MODELS = {"SegNet": "segnet", "SegNetBasic": "segnet-basic"}
 CPU = torch.device("cpu")
-SMALL_CALLS = 50
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,19 @@ def measure_groups(module: ModuleType, plan: Plan) -> list[Row]:
         for target in harness.targets(module, direction, "cpu"):
             for case, shape in shapes.items():
                 variants = harness.variants(module, direction, target, plan.compile)
-                results = harness.measure(module, direction, shape, variants, plan.seconds, target, peaks=False)
+                moved = module.bytes_moved(direction, shape) if hasattr(module, "bytes_moved") else None
+                results = harness.measure(
+                    module,
+                    direction,
+                    shape,
+                    variants,
+                    plan.seconds,
+                    target,
+                    peaks=False,
+                    cold_budget=plan.seconds / 4 if moved else None,
+                )
                 model, what = direction.split(maxsplit=1) if subject == "models" else (subject, direction)
                 dense = module.multiply_adds(direction, shape) if hasattr(module, "multiply_adds") else None
-                moved = module.bytes_moved(direction, shape) if hasattr(module, "bytes_moved") else None
                 row = Row(
                     model,
                     what,
@@ -102,6 +111,12 @@ def measure_groups(module: ModuleType, plan: Plan) -> list[Row]:
                     {variant: result.saved_bytes for variant, result in results.items()},
                     dense,
                     moved,
+                    copy_seconds(moved, plan) if moved else None,
+                    {
+                        name: statistics.median(result.cold_seconds)
+                        for name, result in results.items()
+                        if result.cold_seconds
+                    },
                 )
                 rows.append(row)
                 say(f"{model} {case} {what} {target}: {row.speedup:.2f}x {row.best}")
@@ -111,12 +126,12 @@ def measure_groups(module: ModuleType, plan: Plan) -> list[Row]:
 def measure_small(module: ModuleType, plan: Plan) -> list[Row]:
     """Calls of an op on maps so small that little else is left than the call."""
     subject = Path(module.__file__ or "").stem.removeprefix("bench_")
-    calls, seconds = (2, 0.01) if plan.quick else (SMALL_CALLS, plan.seconds / 4)
+    seconds = plan.seconds / 4
     rows = []
     for direction in getattr(module, "REPORT", module.DIRECTIONS):
         for shape in getattr(module, "SMALL", [])[: 1 if plan.quick else None]:
             results = harness.measure(
-                module, direction, shape, harness.VARIANTS, seconds, harness.Target(), calls=calls, peaks=False
+                module, direction, shape, harness.VARIANTS, seconds, harness.Target(), peaks=False
             )
             medians = {variant: result.median for variant, result in results.items()}
             rows.append(Row(subject, direction, "tiny" if plan.quick else "small", tuple(shape), "float32", medians))
@@ -190,12 +205,12 @@ def fma_peak(quick: bool) -> float:
     return n**3 / min(times["mm"])
 
 
-def copy_rate(quick: bool) -> float:
-    """Bytes a second that the fastest of some copies of a large map reads and writes."""
-    large = torch.randn(2**16 if quick else 2**26)
-    copy = torch.empty_like(large)
-    times = harness.time_in_turn({"copy": harness.Step(lambda: [copy.copy_(large)])}, 1.0, CPU)
-    return 2 * large.nbytes / min(times["copy"])
+def copy_seconds(moved: int, plan: Plan) -> float:
+    """Seconds of a copy that reads and writes so many bytes."""
+    source = torch.randn(moved // 2 // 4)
+    copy = torch.empty_like(source)
+    times = harness.time_in_turn({"copy": harness.Step(lambda: [copy.copy_(source)])}, plan.seconds / 8, CPU)
+    return statistics.median(times["copy"])
 
 
 def processors() -> int:
@@ -224,7 +239,7 @@ def measure_all(areas: Sequence[str], plan: Plan) -> Results:
     if "models" in areas:  # first, while no peer has threads in this process
         results.threads = measure_threads(plan)
     if "ops" in areas:
-        results.fma_peak, results.copy_rate = fma_peak(plan.quick), copy_rate(plan.quick)
+        results.fma_peak = fma_peak(plan.quick)
         for module in bench_modules(models=False):
             results.ops += measure_groups(module, plan)
             results.small += measure_small(module, plan)

@@ -26,6 +26,8 @@ class Row:
     saved: dict[str, int | None] = field(default_factory=dict)
     multiply_adds: int | None = None
     bytes_moved: int | None = None
+    copy_seconds: float | None = None  # of a copy that moves as many bytes
+    cold_seconds: dict[str, float] = field(default_factory=dict)  # as seconds, the caches holding other variants' data
 
     @property
     def best(self) -> str:
@@ -80,7 +82,6 @@ class Results:
 
     environment: dict[str, object]
     fma_peak: float | None = None  # multiply-adds a second of a large matrix product
-    copy_rate: float | None = None  # bytes a second that a copy of a large map reads and writes
     ops: list[Row] = field(default_factory=list)
     small: list[Row] = field(default_factory=list)
     models: list[Row] = field(default_factory=list)
@@ -202,19 +203,19 @@ def roofline_table(rows: Sequence[Row], fma_peak: float) -> str:
     return markdown(header, lines)
 
 
-def copy_rate_table(rows: Sequence[Row], copy_rate: float) -> str:
-    header = ["", "direction", "MiB to move", "ours GB/s", "of the copy's", "best peer GB/s", "of the copy's"]
-    header += ["best peer / ours", "at the copy's rate"]
+def copy_rate_table(rows: Sequence[Row]) -> str:
+    header = ["", "direction", "MiB to move", "copy_ GB/s", "ours GB/s", "best peer GB/s", "best peer / ours"]
+    header += ["at the copy's rate", "cold"]
     lines = []
     for row in rows:
-        if row.bytes_moved is None:
+        if row.bytes_moved is None or row.copy_seconds is None:
             continue
         cells = [f"{row.subject} {row.case}", row.direction, _mebi(row.bytes_moved)]
-        for name in ("ours", row.best):
-            rate = row.bytes_moved / row.seconds[name]
-            cells += [f"{rate / 1e9:.1f}", f"{100 * rate / copy_rate:.0f} %"]
-        possible = row.seconds[row.best] * copy_rate / row.bytes_moved
-        lines.append([*cells, f"**{row.speedup:.2f}x**", f"{possible:.2f}x"])
+        for seconds in (row.copy_seconds, row.seconds["ours"], row.seconds[row.best]):
+            cells.append(f"{row.bytes_moved / seconds / 1e9:.1f}")
+        cells += [f"**{row.speedup:.2f}x**", f"{row.seconds[row.best] / row.copy_seconds:.2f}x"]
+        cold = row.cold_seconds
+        lines.append([*cells, f"{cold[best_peer(cold)] / cold['ours']:.2f}x" if cold else "-"])
     return markdown(header, lines)
 
 
@@ -283,8 +284,9 @@ def page(results: Results, pictures: Sequence[str]) -> str:
     parts = [
         "# segnet_ext on the CPU",
         "`python benchmarks/cpu_report.py` wrote this page; no figure in it was typed. Times are medians of rounds in "
-        "which all variants run in turn, after each one's result was compared with plain torch's; a variant that is "
-        "far behind runs once. Peaks are measured in a process of their own.",
+        "which all variants run in turn, after each one's result was compared with plain torch's; what is short "
+        "has turns of several runs, the first of which does not count, and a variant that is far behind runs once. "
+        "Peaks are measured in a process of their own.",
         markdown(["machine", ""], ([key, str(value)] for key, value in results.environment.items())),
         "## Targets\n\nRatios are those of the best peer's time to ours.",
         goal_table(results),
@@ -301,16 +303,17 @@ def page(results: Results, pictures: Sequence[str]) -> str:
             "ours past the peak.",
             roofline_table(results.ops, results.fma_peak),
         ]
-    if results.ops and results.copy_rate:
+    if any(row.copy_seconds for row in results.ops):
         parts += [
             "## Rates of the pools",
-            f"A large `copy_` reads and writes {results.copy_rate / 1e9:.1f} GB/s on as many threads. A pool computes "
-            "next to nothing, so its bytes are its floor: the last column is the ratio to the best peer that a pool at "
-            "the copy's rate would have, its call for nothing. Between ours and that lie the call (of which little is "
-            "in the caches after the peers' rounds) and what is fresh memory: a large result's pages are cleared by "
-            "the system before they are written. Where a map stays in the last cache between passes, ours may go past "
-            "it.",
-            copy_rate_table(results.ops, results.copy_rate),
+            "A pool computes next to nothing, so its bytes are its floor. Beside its rate stands that of a `copy_` "
+            "which reads and writes as many bytes on as many threads, and finds them in the same caches; at the "
+            "copy's rate is the ratio to the best peer that a pool would have which moved its bytes as fast, its call "
+            "for nothing. Between ours and that lie the call, passes that find less in the caches than one copy does, "
+            "and fresh memory: a large result's pages are cleared by the system before they are written. Cold is the "
+            "ratio to the best peer of runs that follow another variant's at once, and so find its data in the "
+            "caches.",
+            copy_rate_table(results.ops),
         ]
     if results.small:
         parts += ["## Small maps", "What a call costs.", time_table(results.small, "µs", overhead=True)]

@@ -4,7 +4,9 @@ A bench file names its ``SHAPES`` and ``DIRECTIONS`` and has one function ``buil
 that returns a :class:`Step`. For each (shape, direction) all variants are built once, their results are compared with
 plain torch ("torch"), and then they run in turn, round after round, so that a busy moment of the machine hits all of
 them alike. The medians of those rounds are what is reported, by pytest and by cpu_report.py, which finds bench files by
-their names. A bench file may also have
+their names. A turn on the CPU, unless its step is long, is one run that does not count and the mean of as many as fill
+some milliseconds: they find in the caches what the step's own runs left there, as a layer finds what the one before it
+has just written, and not what some other variant left. A bench file may also have
 
     SMALL               shapes at which the overhead of a call is measured
     BFLOAT16            directions that run in bfloat16 too on the CPU
@@ -55,6 +57,8 @@ SMALL_SIDES = (32, 8, 2)  # maps of a 32x32 image, where a call costs more than 
 VARIANTS = ["ours", "torch", "torch channels_last"]
 COMPILED = "torch.compile"
 AUTOCAST = "torch bf16 autocast"  # of a float32 model: less precise, hence shown and not counted among the peers
+WARM_SECONDS = 0.1  # a step that takes longer has long replaced what the caches held
+TURN_SECONDS = 5e-3
 MIN_ROUNDS, MAX_ROUNDS = 3, 30
 # A peer whose first run takes so many times the fastest peer's, and seconds, is not run again: minutes would go into
 # the median of something that is no rival.
@@ -108,6 +112,7 @@ class Result:
     """One variant of one group."""
 
     seconds: list[float] = field(default_factory=list)
+    cold_seconds: list[float] = field(default_factory=list)  # straight after other variants' runs; on demand
     saved_bytes: int | None = None
     peak_bytes: int | None = None
 
@@ -217,7 +222,7 @@ def saved_bytes(step: Step) -> int | None:
     return total
 
 
-def _time_on_cpu(step: Step, calls: int) -> float:
+def _time_on_cpu(step: Step, calls: int = 1) -> float:
     begin = time.perf_counter()
     for _ in range(calls):
         result = step.run()
@@ -226,17 +231,23 @@ def _time_on_cpu(step: Step, calls: int) -> float:
     return seconds / calls
 
 
-def _time_on_cuda(step: Step, calls: int) -> float:
+def _turn_on_cpu(step: Step) -> float:
+    seconds = _time_on_cpu(step)
+    if seconds >= WARM_SECONDS:
+        return seconds
+    return _time_on_cpu(step, max(1, round(TURN_SECONDS / seconds)))
+
+
+def _time_on_cuda(step: Step) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.empty(COLD_CACHE_BYTES, dtype=torch.uint8, device="cuda").zero_()
     torch.cuda._sleep(HEAD_START_CYCLES)
     start.record()
-    for _ in range(calls):
-        result = step.run()
+    result = step.run()
     end.record()
     end.synchronize()
     del result
-    return start.elapsed_time(end) / 1e3 / calls
+    return start.elapsed_time(end) / 1e3
 
 
 def _warm_up(variant: str, step: Step, device: torch.device) -> tuple[Sequence[torch.Tensor], float]:
@@ -245,18 +256,23 @@ def _warm_up(variant: str, step: Step, device: torch.device) -> tuple[Sequence[t
     result = step.run()
     seconds = time.perf_counter() - begin
     if device.type == "cuda":
-        return result, _time_on_cuda(step, 1)
+        return result, _time_on_cuda(step)
     if variant == COMPILED or seconds < HOPELESS_SECONDS:
-        return result, _time_on_cpu(step, 1)
+        return result, _time_on_cpu(step)
     return result, seconds
 
 
 def time_in_turn(
-    steps: Mapping[str, Step], budget: float, device: torch.device, calls: int = 1
+    steps: Mapping[str, Step], budget: float, device: torch.device, cold: bool = False
 ) -> dict[str, list[float]]:
-    """Seconds of one run in rounds of ``calls`` runs of each step, as many rounds as fit into ``budget`` seconds."""
+    """Seconds of one run of each step in rounds of a turn each, as many rounds as fit into ``budget`` seconds.
+
+    Args:
+        cold: on the CPU, turns of a single run that finds the caches as the step before left them.
+    """
     on_cuda = device.type == "cuda"
-    time_step, most = (_time_on_cuda, MAX_CUDA_ROUNDS) if on_cuda else (_time_on_cpu, MAX_ROUNDS)
+    time_step, most = (_time_on_cuda, MAX_CUDA_ROUNDS) if on_cuda else (_turn_on_cpu, MAX_ROUNDS)
+    time_step = _time_on_cpu if cold and not on_cuda else time_step
     seconds: dict[str, list[float]] = {variant: [] for variant in steps}
     start = time.perf_counter()
     rounds = 0
@@ -264,7 +280,7 @@ def time_in_turn(
         order = list(steps.items())
         # Alternating the order keeps a variant from always following the same neighbour's caches.
         for variant, step in order if rounds % 2 == 0 else reversed(order):
-            seconds[variant].append(time_step(step, calls))
+            seconds[variant].append(time_step(step))
         rounds += 1
     return seconds
 
@@ -332,14 +348,14 @@ def measure(
     variants: Sequence[str],
     budget: float,
     target: Target,
-    calls: int = 1,
     peaks: bool = True,
+    cold_budget: float | None = None,
 ) -> dict[str, Result]:
     """Checks, times and weighs every variant of one group; {variant: Result}.
 
     Args:
-        calls: runs to a round, for steps that a clock is too coarse for.
         peaks: weigh peaks too, which takes a process for each variant on the CPU.
+        cold_budget: seconds for further rounds, of cold turns; None: none.
     """
     torch.compiler.reset()  # past a few shapes of one function, torch would leave further ones uncompiled
     steps = {variant: module.build(variant, direction, shape, target) for variant in variants}
@@ -354,8 +370,11 @@ def measure(
     gc.collect()
     limit = max(HOPELESS * first_seconds[best_peer(first_seconds)], HOPELESS_SECONDS)
     rivals = {variant: step for variant, step in steps.items() if variant == "ours" or first_seconds[variant] <= limit}
-    seconds = time_in_turn(rivals, budget, target.device, calls)
+    seconds = time_in_turn(rivals, budget, target.device)
     results = {variant: Result(seconds.get(variant, [first_seconds[variant]])) for variant in steps}
+    if cold_budget is not None:
+        for variant, cold in time_in_turn(rivals, cold_budget, target.device, cold=True).items():
+            results[variant].cold_seconds = cold
     # The memory of a process that also compiles, or holds an ONNX graph, says nothing about the step.
     weighed = [variant for variant in variants if variant in VARIANTS]
     for variant in weighed:

@@ -91,16 +91,40 @@ def module_of(results: dict[str, float], runs: dict[str, int]) -> ModuleType:
     return module
 
 
-def measured(results: dict[str, float], runs: dict[str, int]) -> dict[str, harness.Result]:
+def measured(results: dict[str, float], runs: dict[str, int], **options) -> dict[str, harness.Result]:
     module = module_of(results, runs)
-    return harness.measure(module, "forward", (1,), list(results), 0.0, harness.Target(), calls=2, peaks=False)
+    return harness.measure(module, "forward", (1,), list(results), 0.0, harness.Target(), peaks=False, **options)
 
 
-def test_variants_run_equally_often():
+def take(monkeypatch, seconds: float) -> None:
+    """Lets every run take so long."""
+
+    def time_on_cpu(step, calls=1):
+        for _ in range(calls):
+            step.run()
+        return seconds
+
+    monkeypatch.setattr(harness, "_time_on_cpu", time_on_cpu)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "runs_a_turn"), [(harness.TURN_SECONDS / 4, 1 + 4), (harness.TURN_SECONDS * 2, 1 + 1), (1.0, 1)]
+)
+def test_variants_run_equally_often(monkeypatch, seconds, runs_a_turn):
+    take(monkeypatch, seconds)
     runs: dict[str, int] = {}
     results = measured({"ours": 1.001, "torch": 1.0}, runs)
-    assert runs == dict.fromkeys(runs, 2 + 2 * harness.MIN_ROUNDS)
-    assert all(len(result.seconds) == harness.MIN_ROUNDS for result in results.values())
+    assert runs == dict.fromkeys(runs, 2 + runs_a_turn * harness.MIN_ROUNDS)  # two to warm up
+    assert all(result.seconds == [seconds] * harness.MIN_ROUNDS for result in results.values())
+    assert not any(result.cold_seconds for result in results.values())
+
+
+def test_cold_turns_are_single_runs(monkeypatch):
+    take(monkeypatch, harness.TURN_SECONDS / 4)
+    runs: dict[str, int] = {}
+    results = measured({"ours": 1.0, "torch": 1.0}, runs, cold_budget=0.0)
+    assert runs == dict.fromkeys(runs, 2 + (5 + 1) * harness.MIN_ROUNDS)
+    assert all(len(result.cold_seconds) == harness.MIN_ROUNDS for result in results.values())
 
 
 def test_a_wrong_result_is_not_timed():
@@ -111,6 +135,7 @@ def test_a_wrong_result_is_not_timed():
 
 
 def test_what_is_far_behind_is_not_run_again(monkeypatch):
+    take(monkeypatch, 1.0)
     monkeypatch.setattr(harness, "_warm_up", lambda variant, step, _: (step.run(), took[variant]))
     took = {"ours": 9.5, "torch": 9.0, "torch.compile": 1.0}
     runs: dict[str, int] = {}
@@ -184,10 +209,11 @@ def test_rates_are_shares_of_the_peak():
 
 
 def test_a_pools_floor_is_its_bytes_at_the_rate_of_a_copy():
-    pool = cpu_results.Row("pool", "forward", "stage1", (1,), "float32", {"ours": 2.0, "torch": 6.0}, bytes_moved=10**9)
-    table = cpu_results.copy_rate_table([row("stage1", 2.0), pool], copy_rate=1e9)
+    figures = {"bytes_moved": 10**9, "copy_seconds": 1.0, "cold_seconds": {"ours": 4.0, "torch": 6.0}}
+    pool = cpu_results.Row("pool", "forward", "stage1", (1,), "float32", {"ours": 2.0, "torch": 6.0}, **figures)
+    table = cpu_results.copy_rate_table([row("stage1", 2.0), pool])
     assert len(table.splitlines()) == 3  # the row without bytes is left out
-    assert table.splitlines()[-1].endswith("| 0.5 | 50 % | 0.2 | 17 % | **3.00x** | 6.00x |")
+    assert table.splitlines()[-1].endswith("| 1.0 | 0.5 | 0.2 | **3.00x** | 6.00x | 1.50x |")
 
 
 @pytest.mark.parametrize(
