@@ -8,8 +8,8 @@
 // could be the copy that the linker keeps for all. For the same reason there are no per-file compiler flags to keep in
 // step.
 //
-// Inside the file: SEGNET_SIMD_BYTES is the vector width, SEGNET_SIMD_MASKS whether comparisons of whole vectors give
-// numbers with a bit to a lane (AVX-512's mask registers); simd/vec.inl supplies the vector type, and
+// Inside the file: SEGNET_SIMD_BYTES is the vector width, SEGNET_SIMD_HALVES whether the processor converts IEEE halves,
+// SEGNET_SIMD_MASKS whether it compares whole vectors to numbers with a bit to a lane; simd/vec.inl supplies the vector type, and
 // segnet_ext/elementwise.inl the formulas.
 #include <utility>
 
@@ -26,6 +26,7 @@
 #define SEGNET_SIMD_PORTABLE_BYTES 16
 #endif
 #define SEGNET_SIMD_BYTES SEGNET_SIMD_PORTABLE_BYTES
+#define SEGNET_SIMD_HALVES 0
 #define SEGNET_SIMD_MASKS 0
 namespace segnet_ext::portable {
 #include "segnet_ext/elementwise.inl"
@@ -33,16 +34,18 @@ namespace segnet_ext::portable {
 #include SEGNET_SIMD_FILE
 }  // namespace segnet_ext::portable
 #undef SEGNET_SIMD_BYTES
+#undef SEGNET_SIMD_HALVES
 
 #if SEGNET_HAS_X86_LEVELS
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 #define SEGNET_SIMD_BYTES 32
+#define SEGNET_SIMD_HALVES 1
 namespace segnet_ext::avx2 {
 #include "segnet_ext/elementwise.inl"
 #include "simd/vec.inl"
@@ -52,12 +55,12 @@ namespace segnet_ext::avx2 {
 #undef SEGNET_SIMD_MASKS
 #if defined(__clang__)
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx2,fma,bmi2,avx512f,avx512bw,avx512dq,avx512vl"))), \
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512dq,avx512vl"))), \
                              apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,bmi2,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#pragma GCC target("avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #endif
 #define SEGNET_SIMD_BYTES 64
 #define SEGNET_SIMD_MASKS 1
@@ -75,5 +78,6 @@ namespace segnet_ext::avx512 {
 
 #endif  // SEGNET_HAS_X86_LEVELS
 
+#undef SEGNET_SIMD_HALVES
 #undef SEGNET_SIMD_MASKS
 #undef SEGNET_SIMD_FILE

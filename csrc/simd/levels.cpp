@@ -18,7 +18,7 @@ const std::vector<Level>& built() {
 bool supported(Level level) {
 #if SEGNET_HAS_X86_LEVELS
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   switch (level) {
     case Level::kPortable:
       return true;

@@ -61,7 +61,41 @@ SEGNET_INLINE Vec<uint16_t, kLanes> from_float(Vec<float, kLanes> value, bfloat1
   return __builtin_convertvector(value != value ? quiet : rounded, Vec<uint16_t, kLanes>);
 }
 
-// IEEE half. The exponent is re-biased by an integer addition; a subnormal half is normalised by a float subtraction,
+// IEEE half, by the processor's instructions. They convert four lanes at least; of fewer, the others are idle.
+#if SEGNET_SIMD_HALVES
+template <int kLanes>
+SEGNET_INLINE Vec<float, kLanes> to_float(Vec<uint16_t, kLanes> bits, half) {
+  if constexpr (kLanes == 16) {
+    return __builtin_ia32_vcvtph2ps512_mask(bit_cast<Vec<int16_t, 16>>(bits), Vec<float, 16>{}, -1, 4);
+  } else {
+    static_assert(kLanes <= 8, "no such vectors");
+    Vec<int16_t, 8> eight{};
+    __builtin_memcpy(&eight, &bits, sizeof(bits));
+    if constexpr (kLanes == 8) {
+      return __builtin_ia32_vcvtph2ps256(eight);
+    } else {
+      const Vec<float, 4> four = __builtin_ia32_vcvtph2ps(eight);
+      return load_raw<Vec<float, kLanes>>(&four);
+    }
+  }
+}
+template <int kLanes>
+SEGNET_INLINE Vec<uint16_t, kLanes> from_float(Vec<float, kLanes> value, half) {
+  constexpr int kToNearestEven = 0;
+  if constexpr (kLanes == 16) {
+    return bit_cast<Vec<uint16_t, 16>>(
+        __builtin_ia32_vcvtps2ph512_mask(value, kToNearestEven, Vec<int16_t, 16>{}, -1));
+  } else if constexpr (kLanes == 8) {
+    return bit_cast<Vec<uint16_t, 8>>(__builtin_ia32_vcvtps2ph256(value, kToNearestEven));
+  } else {
+    Vec<float, 4> four{};
+    __builtin_memcpy(&four, &value, sizeof(value));
+    const Vec<int16_t, 8> eight = __builtin_ia32_vcvtps2ph(four, kToNearestEven);
+    return load_raw<Vec<uint16_t, kLanes>>(&eight);
+  }
+}
+#else
+// The same by arithmetic. The exponent is re-biased by an integer addition; a subnormal half is normalised by a float subtraction,
 // and made (with the right rounding) by a float addition that leaves its bits at the bottom of the mantissa.
 template <int kLanes>
 SEGNET_INLINE Vec<float, kLanes> to_float(Vec<uint16_t, kLanes> bits, half) {
@@ -93,6 +127,7 @@ SEGNET_INLINE Vec<uint16_t, kLanes> from_float(Vec<float, kLanes> value, half) {
   const U result = magnitude >= 0x47800000u ? special : finite;
   return __builtin_convertvector(result | ((bits >> 16) & 0x8000u), Vec<uint16_t, kLanes>);
 }
+#endif
 
 // Loads kLanes elements in the type they are computed in, and stores them back rounded.
 template <int kLanes, class scalar_t>
