@@ -71,6 +71,13 @@ def test_ties_and_special_values(device, values, ceil_mode, layout, dtype):
     assert_equal(codes, expected_codes)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=id_of)
+def test_every_number_of_16_bits_is_kept(device, dtype):
+    numbers = torch.arange(2**16).to(torch.int32).sub(2**15).to(torch.int16).view(dtype).reshape(1, 256, 16, 16)
+    output, _ = max_pool2d_with_codes(numbers.repeat_interleave(2, 2).repeat_interleave(2, 3).to(device))
+    assert_equal(output.cpu(), numbers)
+
+
 @pytest.mark.parametrize("greatest", [2.0, math.nan])
 def test_every_pair_of_pixels_of_a_window_can_win(device, greatest):
     # Each of the 3**4 orders of a window's pixels, ties included, in a channel of its own.
