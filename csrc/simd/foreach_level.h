@@ -8,9 +8,9 @@
 // could be the copy that the linker keeps for all. For the same reason there are no per-file compiler flags to keep in
 // step.
 //
-// Inside the file: SEGNET_SIMD_BYTES is the vector width, SEGNET_SIMD_HALVES whether the processor converts IEEE halves,
-// SEGNET_SIMD_MASKS whether it compares whole vectors to numbers with a bit to a lane; simd/vec.inl supplies the vector type, and
-// segnet_ext/elementwise.inl the formulas.
+// Inside the file: SEGNET_SIMD_BYTES is the vector width, SEGNET_SIMD_HALVES whether the processor converts IEEE
+// halves, SEGNET_SIMD_MASKS whether it compares whole vectors to numbers with a bit to a lane; simd/vec.inl supplies
+// the vector type, and segnet_ext/elementwise.inl the formulas.
 #include <utility>
 
 #include "segnet_ext/dtypes.h"

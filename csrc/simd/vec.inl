@@ -61,12 +61,15 @@ SEGNET_INLINE Vec<uint16_t, kLanes> from_float(Vec<float, kLanes> value, bfloat1
   return __builtin_convertvector(value != value ? quiet : rounded, Vec<uint16_t, kLanes>);
 }
 
+// Of AVX-512's operands.
+constexpr int kCurrentRounding = 4;
+
 // IEEE half, by the processor's instructions. They convert four lanes at least; of fewer, the others are idle.
 #if SEGNET_SIMD_HALVES
 template <int kLanes>
 SEGNET_INLINE Vec<float, kLanes> to_float(Vec<uint16_t, kLanes> bits, half) {
   if constexpr (kLanes == 16) {
-    return __builtin_ia32_vcvtph2ps512_mask(bit_cast<Vec<int16_t, 16>>(bits), Vec<float, 16>{}, -1, 4);
+    return __builtin_ia32_vcvtph2ps512_mask(bit_cast<Vec<int16_t, 16>>(bits), Vec<float, 16>{}, -1, kCurrentRounding);
   } else {
     static_assert(kLanes <= 8, "no such vectors");
     Vec<int16_t, 8> eight{};
@@ -83,8 +86,7 @@ template <int kLanes>
 SEGNET_INLINE Vec<uint16_t, kLanes> from_float(Vec<float, kLanes> value, half) {
   constexpr int kToNearestEven = 0;
   if constexpr (kLanes == 16) {
-    return bit_cast<Vec<uint16_t, 16>>(
-        __builtin_ia32_vcvtps2ph512_mask(value, kToNearestEven, Vec<int16_t, 16>{}, -1));
+    return bit_cast<Vec<uint16_t, 16>>(__builtin_ia32_vcvtps2ph512_mask(value, kToNearestEven, Vec<int16_t, 16>{}, -1));
   } else if constexpr (kLanes == 8) {
     return bit_cast<Vec<uint16_t, 8>>(__builtin_ia32_vcvtps2ph256(value, kToNearestEven));
   } else {
@@ -95,8 +97,9 @@ SEGNET_INLINE Vec<uint16_t, kLanes> from_float(Vec<float, kLanes> value, half) {
   }
 }
 #else
-// The same by arithmetic. The exponent is re-biased by an integer addition; a subnormal half is normalised by a float subtraction,
-// and made (with the right rounding) by a float addition that leaves its bits at the bottom of the mantissa.
+// The same by arithmetic. The exponent is re-biased by an integer addition; a subnormal half is normalised by a float
+// subtraction, and made (with the right rounding) by a float addition that leaves its bits at the bottom of the
+// mantissa.
 template <int kLanes>
 SEGNET_INLINE Vec<float, kLanes> to_float(Vec<uint16_t, kLanes> bits, half) {
   using U = Vec<uint32_t, kLanes>;
@@ -234,21 +237,24 @@ struct LaneMask {
   SEGNET_INLINE LaneMask operator|(LaneMask other) const { return {bits | other.bits}; }
 };
 
+// Predicates of vcmpps: as a > b and a != b of vectors have them.
+constexpr int kGreater = 14, kNotEqual = 4;
+
 template <int kPredicate>
 SEGNET_INLINE LaneMask compare(FullFloat a, FullFloat b) {
-  return {static_cast<uint16_t>(__builtin_ia32_cmpps512_mask(a, b, kPredicate, -1, 4))};
+  return {static_cast<uint16_t>(__builtin_ia32_cmpps512_mask(a, b, kPredicate, -1, kCurrentRounding))};
 }
 template <int kPredicate>
 SEGNET_INLINE LaneMask compare(FullDouble a, FullDouble b) {
-  return {static_cast<uint8_t>(__builtin_ia32_cmppd512_mask(a, b, kPredicate, -1, 4))};
+  return {static_cast<uint8_t>(__builtin_ia32_cmppd512_mask(a, b, kPredicate, -1, kCurrentRounding))};
 }
 
 template <class V>
 struct Compared {
   V value;
 
-  SEGNET_INLINE LaneMask operator>(Compared other) const { return compare<14>(value, other.value); }
-  SEGNET_INLINE LaneMask operator!=(Compared other) const { return compare<4>(value, other.value); }
+  SEGNET_INLINE LaneMask operator>(Compared other) const { return compare<kGreater>(value, other.value); }
+  SEGNET_INLINE LaneMask operator!=(Compared other) const { return compare<kNotEqual>(value, other.value); }
 };
 
 #if defined(__clang__)
