@@ -63,6 +63,16 @@ SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> code_lanes(uint32_t code) {
   return code_lanes<acc_t>(code, std::make_integer_sequence<int, kLanes>{});
 }
 
+// By how many bits each lane's code is shifted.
+template <class acc_t, int... kLane>
+SEGNET_INLINE Vec<mask_type<acc_t>, sizeof...(kLane)> code_shifts(std::integer_sequence<int, kLane...>) {
+  return Vec<mask_type<acc_t>, sizeof...(kLane)>{(2 * kLane)...};
+}
+template <class acc_t, int kLanes>
+SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> code_shifts() {
+  return code_shifts<acc_t>(std::make_integer_sequence<int, kLanes>{});
+}
+
 // The codes of channels c to c + kLanes - 1 of a window of that many rows and columns; `packed` are the window's bytes.
 template <class acc_t, int kLanes>
 SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> load_codes(const uint8_t* packed, int64_t c, int rows, int cols) {

@@ -25,6 +25,21 @@ void call_for_dtype(DType dtype, Args&&... args) {
 
 }  // namespace segnet_ext::simd
 
+// Calls function(...) of the level in use, which foreach_level.h compiled for every level.
+#if SEGNET_HAS_X86_LEVELS
+#define SEGNET_CALL_FUNCTION_AT_LEVEL(function, ...) \
+  switch (simd::level()) {                           \
+    case simd::Level::kAvx2:                         \
+      return avx2::function(__VA_ARGS__);            \
+    case simd::Level::kAvx512:                       \
+      return avx512::function(__VA_ARGS__);          \
+    default:                                         \
+      return portable::function(__VA_ARGS__);        \
+  }
+#else
+#define SEGNET_CALL_FUNCTION_AT_LEVEL(function, ...) return portable::function(__VA_ARGS__)
+#endif
+
 // Calls Kernel::run<scalar_t>(...) of the level in use; Kernel is a class that foreach_level.h compiled for every
 // level.
 #if SEGNET_HAS_X86_LEVELS

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "segnet_ext/elementwise.h"
 #include "segnet_ext/macros.h"
 
 namespace segnet_ext {
@@ -42,19 +43,15 @@ SEGNET_HOST_DEVICE int64_t window_extent(int64_t pooled, int64_t size) {
 
 // torch's flat index, in a plane of that width, of the winner that a code names.
 SEGNET_HOST_DEVICE int64_t code_to_index(int code, int64_t pooled_row, int64_t pooled_col, int64_t width) {
-  return (2 * pooled_row + (code >> 1)) * width + 2 * pooled_col + (code & 1);
+  return 2 * pooled_row * width + 2 * pooled_col + code_to_offset<int64_t>(code, width);
 }
 
-// The code of the winner at a flat index, and -1 where that is not in the window. Unsigned, so that an index far
-// outside wraps instead of overflowing; and without a division.
+// The code of the winner at a flat index, and -1 where that is not in the window.
 SEGNET_HOST_DEVICE int index_to_code(int64_t index, int64_t pooled_row, int64_t pooled_col, int64_t rows_in_window,
                                      int64_t cols_in_window, int64_t width) {
-  const auto line = static_cast<uint64_t>(width);
   const uint64_t offset =
       static_cast<uint64_t>(index) - static_cast<uint64_t>(code_to_index(0, pooled_row, pooled_col, width));
-  const int row = rows_in_window > 1 && offset >= line ? 1 : 0;
-  const uint64_t col = row == 1 ? offset - line : offset;
-  return col < static_cast<uint64_t>(cols_in_window) ? 2 * row + static_cast<int>(col) : -1;
+  return static_cast<int>(static_cast<int64_t>(offset_to_code(offset, rows_in_window, cols_in_window, width)));
 }
 
 // Extent of the pooled map; floor mode leaves an odd last row or column out, ceil mode gives it a window of its own.

@@ -16,6 +16,23 @@ SEGNET_HOST_DEVICE auto pool_wins_of_numbers(T value, T best) {
   return value > best;
 }
 
+// How many elements a winner lies behind its window's first one, in a plane of that width, by its code (codes.h).
+template <class T>
+SEGNET_HOST_DEVICE T code_to_offset(T code, int64_t width) {
+  return ((code & T(T{} + 2)) != T{} ? T{} + width : T{}) + (code & T(T{} + 1));
+}
+
+// The code of the winner that lies `offset` elements behind a window's first one in a plane of that width,
+// and -1 where that is not in the window. T is unsigned: an offset from far outside wraps instead of overflowing.
+template <class T>
+SEGNET_HOST_DEVICE T offset_to_code(T offset, int64_t rows_in_window, int64_t cols_in_window, int64_t width) {
+  const T line = T{} + static_cast<uint64_t>(width), cols = T{} + static_cast<uint64_t>(cols_in_window);
+  const bool two_rows = rows_in_window > 1;
+  const T row = two_rows ? (offset >= line ? T{} + uint64_t(1) : T{}) : T{};
+  const T col = two_rows ? (offset >= line ? offset - line : offset) : offset;
+  return col < cols ? row + row + col : T{} - uint64_t(1);
+}
+
 // max(value, 0) that keeps NaN, as torch's relu does.
 template <class T>
 SEGNET_HOST_DEVICE T relu(T value) {
