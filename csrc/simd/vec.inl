@@ -65,7 +65,16 @@ SEGNET_INLINE Vec<uint16_t, kLanes> from_float(Vec<float, kLanes> value, bfloat1
 constexpr int kCurrentRounding = 4;
 
 // IEEE half, by the processor's instructions. They convert four lanes at least; of fewer, the others are idle.
-#if SEGNET_SIMD_HALVES
+#if SEGNET_SIMD_HALVES && defined(__clang__)
+template <int kLanes>
+SEGNET_INLINE Vec<float, kLanes> to_float(Vec<uint16_t, kLanes> bits, half) {
+  return __builtin_convertvector(bit_cast<Vec<_Float16, kLanes>>(bits), Vec<float, kLanes>);
+}
+template <int kLanes>
+SEGNET_INLINE Vec<uint16_t, kLanes> from_float(Vec<float, kLanes> value, half) {
+  return bit_cast<Vec<uint16_t, kLanes>>(__builtin_convertvector(value, Vec<_Float16, kLanes>));
+}
+#elif SEGNET_SIMD_HALVES
 template <int kLanes>
 SEGNET_INLINE Vec<float, kLanes> to_float(Vec<uint16_t, kLanes> bits, half) {
   if constexpr (kLanes == 16) {
