@@ -1,5 +1,9 @@
 #include "simd/levels.h"
 
+#if SEGNET_HAS_X86_LEVELS
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 
@@ -15,10 +19,18 @@ const std::vector<Level>& built() {
   return levels;
 }
 
+#if SEGNET_HAS_X86_LEVELS
+// GCC's __builtin_cpu_supports knows it from version 11 on only.
+bool has_f16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 bool supported(Level level) {
 #if SEGNET_HAS_X86_LEVELS
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   switch (level) {
     case Level::kPortable:
       return true;
