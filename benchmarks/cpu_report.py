@@ -146,20 +146,16 @@ def measure_threads(plan: Plan) -> list[Threads]:
     rows = []
 
     def add(model: str, what: str, case: str, run: Callable[[], object]) -> None:
+        def on(threads: int) -> Sequence[torch.Tensor]:
+            torch.set_num_threads(threads)
+            run()
+            return []
+
+        steps = {str(count): harness.Step(lambda count=count: on(count)) for count in counts}
         # Many rounds of steps that take long: where two threads share the machine with anything else, few are luck. The
-        # first run of a turn does not count: it wakes processors that the turn before left asleep.
-        seconds: dict[int, list[float]] = {count: [] for count in counts}
-        end = time.perf_counter() + 12 * plan.seconds
-        for rounds in range(harness.MAX_ROUNDS):
-            if rounds >= harness.MIN_ROUNDS and time.perf_counter() >= end:
-                break
-            for count in counts:
-                torch.set_num_threads(count)
-                run()
-                begin = time.perf_counter()
-                run()
-                seconds[count].append(time.perf_counter() - begin)
-        medians = {count: statistics.median(times) for count, times in seconds.items()}
+        # first run of a turn wakes processors that the turn before left asleep.
+        seconds = harness.time_in_turn(steps, 12 * plan.seconds, CPU, harness.second_run)
+        medians = {int(count): statistics.median(times) for count, times in seconds.items()}
         rows.append(Threads(model, what, case, medians))
         say(f"{model} {what}: {rows[-1].speedup:.2f}x on {max(counts)} threads")
 

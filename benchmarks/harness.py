@@ -238,6 +238,17 @@ def _turn_on_cpu(step: Step) -> float:
     return _time_on_cpu(step, max(1, round(TURN_SECONDS / seconds)))
 
 
+def cold_turn(step: Step) -> float:
+    """Seconds of a single run on the CPU, which finds the caches as the step before left them."""
+    return _time_on_cpu(step)
+
+
+def second_run(step: Step) -> float:
+    """Seconds on the CPU of the second of two runs, however long they are."""
+    step.run()
+    return _time_on_cpu(step)
+
+
 def _time_on_cuda(step: Step) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.empty(COLD_CACHE_BYTES, dtype=torch.uint8, device="cuda").zero_()
@@ -263,16 +274,15 @@ def _warm_up(variant: str, step: Step, device: torch.device) -> tuple[Sequence[t
 
 
 def time_in_turn(
-    steps: Mapping[str, Step], budget: float, device: torch.device, cold: bool = False
+    steps: Mapping[str, Step], budget: float, device: torch.device, turn: Callable[[Step], float] | None = None
 ) -> dict[str, list[float]]:
     """Seconds of one run of each step in rounds of a turn each, as many rounds as fit into ``budget`` seconds.
 
     Args:
-        cold: on the CPU, turns of a single run that finds the caches as the step before left them.
+        turn: seconds of a step's turn on the CPU, where it is not the usual one.
     """
     on_cuda = device.type == "cuda"
-    time_step, most = (_time_on_cuda, MAX_CUDA_ROUNDS) if on_cuda else (_turn_on_cpu, MAX_ROUNDS)
-    time_step = _time_on_cpu if cold and not on_cuda else time_step
+    time_step, most = (_time_on_cuda, MAX_CUDA_ROUNDS) if on_cuda else (turn or _turn_on_cpu, MAX_ROUNDS)
     seconds: dict[str, list[float]] = {variant: [] for variant in steps}
     start = time.perf_counter()
     rounds = 0
@@ -373,7 +383,7 @@ def measure(
     seconds = time_in_turn(rivals, budget, target.device)
     results = {variant: Result(seconds.get(variant, [first_seconds[variant]])) for variant in steps}
     if cold_budget is not None:
-        for variant, cold in time_in_turn(rivals, cold_budget, target.device, cold=True).items():
+        for variant, cold in time_in_turn(rivals, cold_budget, target.device, cold_turn).items():
             results[variant].cold_seconds = cold
     # The memory of a process that also compiles, or holds an ONNX graph, says nothing about the step.
     weighed = [variant for variant in variants if variant in VARIANTS]
