@@ -32,7 +32,7 @@ def bytes_moved(direction: str, shape: Sequence[int]) -> int:
     pooled = n * channels * ((height + 1) // 2) * ((width + 1) // 2)
     full, codes = 4 * n * channels * height * width, pooled // 4
     if direction == "backward":
-        return 2 * (full + 4 * pooled + codes) + full
+        return 2 * 4 * pooled + 2 * full + 4 * pooled + codes  # the sums are taken from the output
     return (2 if direction == "forward" else 1) * full + 4 * pooled + codes
 
 

@@ -69,8 +69,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("bn_relu_max_pool2d_forward", &bn_relu_max_pool2d_forward, no_gil, py::arg("input"), py::arg("weight"),
         py::arg("bias"), py::arg("mean"), py::arg("var"), py::arg("eps"), py::arg("ceil_mode"));
   m.def("bn_relu_max_pool2d_backward", &bn_relu_max_pool2d_backward, no_gil, py::arg("grad_output"), py::arg("input"),
-        py::arg("codes"), py::arg("weight"), py::arg("bias"), py::arg("mean"), py::arg("var"), py::arg("eps"),
-        py::arg("batch_statistics"));
+        py::arg("codes"), py::arg("output"), py::arg("weight"), py::arg("bias"), py::arg("mean"), py::arg("var"),
+        py::arg("eps"), py::arg("batch_statistics"));
 
   m.def("max_unpool2d_conv2d_forward", &max_unpool2d_conv2d_forward, no_gil, py::arg("input"), py::arg("codes"),
         py::arg("weight"), py::arg("bias"), py::arg("height"), py::arg("width"), py::arg("relu"));

@@ -112,6 +112,7 @@ class Sizes:
 
     def __init__(self, stage: Stage, batch: int, dtype: str) -> None:
         element, c = BYTES[dtype], stage.channels
+        self.halves = element == 2
         self.elements = batch * stage.pixels * c
         self.pooled_elements = batch * stage.windows * c
         self.map = self.elements * element
@@ -142,10 +143,10 @@ def bn_forward(s: Sizes) -> list[Work]:
 
 def bn_backward(s: Sizes) -> list[Work]:
     # The winner's pixel is wanted of each window and channel. Neighbouring channels have other winners, and memory
-    # moves 32 bytes at a time, so the whole map is read.
+    # moves 32 bytes at a time, so the whole map is read; in full precision the output says as much of the winners.
     read = s.map + s.pooled + s.codes
     return [
-        Work("backward: sums", read, 8 * s.pooled_elements),
+        Work("backward: sums", read if s.halves else 2 * s.pooled, 8 * s.pooled_elements),
         Work("backward: grad_input", read + s.map, 6 * s.elements),
     ]
 

@@ -34,6 +34,7 @@ def bn_relu_max_pool2d_backward(
     grad_output: Tensor,
     input: Tensor,
     codes: Tensor,
+    output: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     mean: Tensor,

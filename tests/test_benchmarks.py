@@ -221,7 +221,7 @@ def test_a_pools_floor_is_its_bytes_at_the_rate_of_a_copy():
     [  # a map of 240 bytes, a pooled one of 96, 6 of codes
         ("bn_relu_max_pool2d", "inference", 240 + 96 + 6),
         ("bn_relu_max_pool2d", "forward", 2 * 240 + 96 + 6),
-        ("bn_relu_max_pool2d", "backward", 2 * (240 + 96 + 6) + 240),
+        ("bn_relu_max_pool2d", "backward", 2 * 96 + (240 + 96 + 6) + 240),
         ("max_pool2d_with_codes", "forward", 240 + 96 + 6),
         ("max_pool2d_with_codes", "backward", 240 + 96 + 6),
     ],

@@ -186,6 +186,43 @@ def test_gradients(device, shape, ceil_mode, training, dtype, layout):
             assert_close(actual, theirs)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-4, 0.06, 0.07, -1.0, 1e3, 1e30])
+def test_gradients_of_a_weight_of_any_size_in_float32(device, scale, offset):
+    # Backward finds the winners' inputs by undoing BatchNorm on the output where that loses nothing.
+    values = (normals(2, 6, 18, 22, dtype=torch.float32) + offset).to(device)
+    bias, mean, variance = (torch.ones(6, device=device) for _ in range(3))
+    gradient = normals(2, 6, 9, 11, seed=1, dtype=torch.float32).to(device)
+    codes = bn_relu_max_pool2d(values, bias * scale, bias, mean.clone(), variance.clone(), training=True)[1]
+
+    def gradients(dtype, fused):
+        x, weight, shift = (t.to(dtype, copy=True).requires_grad_() for t in (values, bias * scale, bias))
+        statistics = mean.to(dtype, copy=True), variance.to(dtype, copy=True)
+        if fused:
+            output, _ = bn_relu_max_pool2d(x, weight, shift, *statistics, training=True)
+        else:
+            output = winners(unfused(x, (weight, shift, *statistics), True), codes)
+        return torch.autograd.grad(output, (x, weight, shift), gradient.to(dtype))
+
+    for ours, torchs, truth in zip(
+        gradients(torch.float32, True), gradients(torch.float32, False), gradients(torch.float64, False), strict=True
+    ):
+        assert_no_worse_than_torch(ours, torchs, truth)
+
+
+def test_an_output_that_backward_needs_must_not_change(device):
+    weight, bias, mean, variance = parameters(4, torch.float32, device)
+    x = normals(1, 4, 6, 6, dtype=torch.float32).to(device).requires_grad_()
+    for training in (False, True):
+        output, _ = bn_relu_max_pool2d(x, weight, bias, mean, variance, training)
+        output.mul_(2)
+        if training:
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                output.sum().backward()
+        else:
+            output.sum().backward()
+
+
 @pytest.mark.parametrize("ceil_mode", [False, True])
 def test_a_gradient_that_is_written_past_the_caches_is_the_same(ceil_mode):
     weight, bias, mean, var = parameters(16, torch.float32)
@@ -480,8 +517,9 @@ def test_opcheck(device, affine, training, layout):
         torch.library.opcheck(ops.bn_relu_max_pool2d.default, arguments)
     torch.library.opcheck(ops.bn_relu_max_pool2d_stats.default, (x,))
     output, codes = ops.bn_relu_max_pool2d(x, weight, bias, mean, variance, training, EPS, True)
-    arguments = (output, x, codes, weight, bias, mean, variance, EPS, training)
-    torch.library.opcheck(ops.bn_relu_max_pool2d_backward.default, arguments)
+    for known in (None, output):
+        arguments = (output, x, codes, known, weight, bias, mean, variance, EPS, training)
+        torch.library.opcheck(ops.bn_relu_max_pool2d_backward.default, arguments)
 
 
 class _Encoder(torch.nn.Module):

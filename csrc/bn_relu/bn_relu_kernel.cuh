@@ -79,14 +79,15 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks)
   SEGNET_DYNAMIC_SHARED(shared);
   const cuda::TilePlace<kChannels> place(params.tiling);
   const cuda::ChannelGroup<kChannels, kWhole> group(params.op.shape.channels - place.channel);
-  bn_relu_max_pool2d::sum_grads<scalar_t>(params, place, group, shared, [&](const auto& transform, const auto& add) {
-    walk_pixels<scalar_t>(params, place, group, [&](int64_t, const PixelGrad<scalar_t>& at) {
+  bn_relu_max_pool2d::sum_grads<scalar_t>(
+      params, place, group, shared, [&](const auto& transform, const auto& mean, const auto& add) {
+        walk_pixels<scalar_t>(params, place, group, [&](int64_t, const PixelGrad<scalar_t>& at) {
 #pragma unroll
-      for (int i = 0; i < kChannels; ++i) {
-        add(i, at.grad(i, transform), at.x[i]);
-      }
-    });
-  });
+          for (int i = 0; i < kChannels; ++i) {
+            add(i, at.grad(i, transform), cuda::to_acc(at.x[i]) - mean[i]);
+          }
+        });
+      });
 }
 
 template <class scalar_t, bool kWhole>

@@ -125,8 +125,9 @@ std::tuple<at::Tensor, at::Tensor> bn_relu_max_pool2d_forward(const at::Tensor& 
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_max_pool2d_backward(
     const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& codes,
-    const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias, const at::Tensor& mean,
-    const at::Tensor& var, double eps, bool batch_statistics) {
+    const std::optional<at::Tensor>& output, const std::optional<at::Tensor>& weight,
+    const std::optional<at::Tensor>& bias, const at::Tensor& mean, const at::Tensor& var, double eps,
+    bool batch_statistics) {
   const char* op = "bn_relu_max_pool2d_backward";
   check_map(op, "input", input);
   check_map(op, "grad_output", grad_output);
@@ -136,6 +137,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_max_pool2d_backward(
               "(N, C, OH, OW)");
   check_codes(op, codes, input.device(), shape.batch, shape.channels, shape.pooled_height, shape.pooled_width);
   const Norm norm = bn_relu_max_pool2d::make_norm(kOp, input, weight, bias, mean, var, eps);
+  at::Tensor pooled;
+  if (output) {
+    check_like(op, "output", *output, input);
+    check_shape(op, "output", *output, grad_output.sizes(), "(N, C, OH, OW)");
+    if (bn_relu_max_pool2d::backward_wants_output(input, batch_statistics)) {
+      pooled = output->contiguous(at::MemoryFormat::ChannelsLast);
+    }
+  }
 
   const at::Tensor map = input.contiguous(at::MemoryFormat::ChannelsLast);
   const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);
@@ -145,8 +154,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_max_pool2d_backward(
             at::zeros({shape.channels}, norm.mean.options())};
   }
   at::Tensor grad_weight = at::empty_like(norm.mean), grad_bias = at::empty_like(norm.mean);
-  SEGNET_DISPATCH(map, bn_relu_max_pool2d::backward, shape, grad, map, codes, norm, batch_statistics, grad_input,
-                  grad_weight, grad_bias);
+  SEGNET_DISPATCH(map, bn_relu_max_pool2d::backward, shape, grad, map, codes, pooled, norm, batch_statistics,
+                  grad_input, grad_weight, grad_bias);
   return {grad_input, grad_weight, grad_bias};
 }
 

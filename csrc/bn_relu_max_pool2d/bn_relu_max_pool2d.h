@@ -26,11 +26,13 @@ std::tuple<at::Tensor, at::Tensor> bn_relu_max_pool2d_forward(const at::Tensor& 
                                                               bool ceil_mode);
 
 // Gradients of input (channels_last), weight and bias ([C], in the dtype of mean). With `batch_statistics`, mean and
-// var are the batch's own and carry gradient to input.
+// var are the batch's own and carry gradient to input. `output` of the forward pass spares a pass over the input where
+// it says as much: with batch statistics, in float32 and float64.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_max_pool2d_backward(
     const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& codes,
-    const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias, const at::Tensor& mean,
-    const at::Tensor& var, double eps, bool batch_statistics);
+    const std::optional<at::Tensor>& output, const std::optional<at::Tensor>& weight,
+    const std::optional<at::Tensor>& bias, const at::Tensor& mean, const at::Tensor& var, double eps,
+    bool batch_statistics);
 
 namespace bn_relu_max_pool2d {
 
@@ -68,15 +70,20 @@ Affine make_affine(const Norm& norm);
 void merge_sums(const at::Tensor& partial, int64_t values, const Affine& affine, at::Tensor& grad_weight,
                 at::Tensor& grad_bias, at::Tensor& grad_mean, at::Tensor& projection);
 
-// All maps channels_last, codes contiguous, nothing empty.
+// Whether backward has use for the output of the forward pass.
+inline bool backward_wants_output(const at::Tensor& input, bool batch_statistics) {
+  return batch_statistics && (input.scalar_type() == at::kFloat || input.scalar_type() == at::kDouble);
+}
+
+// All maps channels_last, codes contiguous, nothing empty. `output` is undefined or what backward wants.
 void stats_cpu(const at::Tensor& input, at::Tensor& mean, at::Tensor& var);
 void running_stats_cpu(const at::Tensor& mean, const at::Tensor& var, double unbiased, double momentum,
                        at::Tensor& running_mean, at::Tensor& running_var);
 void forward_cpu(const PoolShape& shape, const at::Tensor& input, const Norm& norm, at::Tensor& output,
                  at::Tensor& codes);
 void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const at::Tensor& input,
-                  const at::Tensor& codes, const Norm& norm, bool batch_statistics, at::Tensor& grad_input,
-                  at::Tensor& grad_weight, at::Tensor& grad_bias);
+                  const at::Tensor& codes, const at::Tensor& output, const Norm& norm, bool batch_statistics,
+                  at::Tensor& grad_input, at::Tensor& grad_weight, at::Tensor& grad_bias);
 
 void stats_cuda(const at::Tensor& input, at::Tensor& mean, at::Tensor& var);
 void running_stats_cuda(const at::Tensor& mean, const at::Tensor& var, double unbiased, double momentum,
@@ -84,8 +91,8 @@ void running_stats_cuda(const at::Tensor& mean, const at::Tensor& var, double un
 void forward_cuda(const PoolShape& shape, const at::Tensor& input, const Norm& norm, at::Tensor& output,
                   at::Tensor& codes);
 void backward_cuda(const PoolShape& shape, const at::Tensor& grad_output, const at::Tensor& input,
-                   const at::Tensor& codes, const Norm& norm, bool batch_statistics, at::Tensor& grad_input,
-                   at::Tensor& grad_weight, at::Tensor& grad_bias);
+                   const at::Tensor& codes, const at::Tensor& output, const Norm& norm, bool batch_statistics,
+                   at::Tensor& grad_input, at::Tensor& grad_weight, at::Tensor& grad_bias);
 
 }  // namespace bn_relu_max_pool2d
 }  // namespace segnet_ext

@@ -15,10 +15,10 @@ using torch::autograd::variable_list;
 constexpr const char* kName = "bn_relu_max_pool2d";
 
 variable_list gradients(const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& codes,
-                        const OptionalTensor& weight, const OptionalTensor& bias, const at::Tensor& mean,
-                        const at::Tensor& var, double eps, bool batch_statistics) {
+                        const OptionalTensor& output, const OptionalTensor& weight, const OptionalTensor& bias,
+                        const at::Tensor& mean, const at::Tensor& var, double eps, bool batch_statistics) {
   auto [grad_input, grad_weight, grad_bias] =
-      bn_relu_max_pool2d_backward(grad_output, input, codes, weight, bias, mean, var, eps, batch_statistics);
+      bn_relu_max_pool2d_backward(grad_output, input, codes, output, weight, bias, mean, var, eps, batch_statistics);
   return {grad_input, weight ? grad_weight.to(weight->scalar_type()) : grad_weight,
           bias ? grad_bias.to(bias->scalar_type()) : grad_bias};
 }
@@ -26,9 +26,10 @@ variable_list gradients(const at::Tensor& grad_output, const at::Tensor& input, 
 // A node of its own where backward records a graph, so that it is an error to differentiate it and not a silent zero.
 struct Gradients : torch::autograd::Function<Gradients> {
   static variable_list forward(AutogradContext*, const at::Tensor& grad_output, const at::Tensor& input,
-                               const at::Tensor& codes, const OptionalTensor& weight, const OptionalTensor& bias,
-                               const at::Tensor& mean, const at::Tensor& var, double eps, bool batch_statistics) {
-    return gradients(grad_output, input, codes, weight, bias, mean, var, eps, batch_statistics);
+                               const at::Tensor& codes, const OptionalTensor& output, const OptionalTensor& weight,
+                               const OptionalTensor& bias, const at::Tensor& mean, const at::Tensor& var, double eps,
+                               bool batch_statistics) {
+    return gradients(grad_output, input, codes, output, weight, bias, mean, var, eps, batch_statistics);
   }
   static variable_list backward(AutogradContext*, const variable_list&) {
     TORCH_CHECK(false, kName, ": second derivatives are not implemented");
@@ -40,7 +41,9 @@ struct Forward : torch::autograd::Function<Forward> {
                                const OptionalTensor& bias, const at::Tensor& mean, const at::Tensor& var,
                                bool batch_statistics, double eps, bool ceil_mode) {
     auto [output, codes] = bn_relu_max_pool2d_forward(input, weight, bias, mean, var, eps, ceil_mode);
-    context->save_for_backward({input, codes, weight.value_or(at::Tensor()), bias.value_or(at::Tensor()), mean, var});
+    const bool wants_output = bn_relu_max_pool2d::backward_wants_output(input, batch_statistics);
+    context->save_for_backward({input, codes, weight.value_or(at::Tensor()), bias.value_or(at::Tensor()), mean, var,
+                                wants_output ? output : at::Tensor()});
     context->saved_data["eps"] = eps;
     context->saved_data["batch_statistics"] = batch_statistics;
     context->set_materialize_grads(false);
@@ -51,13 +54,14 @@ struct Forward : torch::autograd::Function<Forward> {
     variable_list result(8);
     if (grads[0].defined()) {
       const variable_list saved = context->get_saved_variables();
-      const OptionalTensor weight = optional(saved[2]), bias = optional(saved[3]);
+      const OptionalTensor weight = optional(saved[2]), bias = optional(saved[3]), output = optional(saved[6]);
       const double eps = context->saved_data["eps"].toDouble();
       const bool batch_statistics = context->saved_data["batch_statistics"].toBool();
-      const variable_list made =
-          at::GradMode::is_enabled()
-              ? Gradients::apply(grads[0], saved[0], saved[1], weight, bias, saved[4], saved[5], eps, batch_statistics)
-              : gradients(grads[0], saved[0], saved[1], weight, bias, saved[4], saved[5], eps, batch_statistics);
+      const variable_list made = at::GradMode::is_enabled()
+                                     ? Gradients::apply(grads[0], saved[0], saved[1], output, weight, bias, saved[4],
+                                                        saved[5], eps, batch_statistics)
+                                     : gradients(grads[0], saved[0], saved[1], output, weight, bias, saved[4], saved[5],
+                                                 eps, batch_statistics);
       result[0] = made[0];
       result[1] = weight ? made[1] : at::Tensor();
       result[2] = bias ? made[2] : at::Tensor();

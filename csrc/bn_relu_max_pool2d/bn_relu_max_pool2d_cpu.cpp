@@ -54,6 +54,25 @@ void fill_affine(const Norm& norm, Affine& affine) {
   }
 }
 
+// BatchNormInverse of each channel, [2, C]; whether all are good.
+template <class acc_t>
+bool fill_inverse(const Affine& affine, at::Tensor& inverse) {
+  const int64_t channels = affine.mean.numel();
+  const auto* means = affine.mean.const_data_ptr<acc_t>();
+  const auto *invstds = static_cast<const acc_t*>(affine.invstd()), *scales = invstds + channels,
+             *shifts = scales + channels;
+  auto *origins = inverse.mutable_data_ptr<acc_t>(), *slopes = origins + channels;
+  bool all = true;
+  for (int64_t c = 0; c < channels; ++c) {
+    const BatchNormAffine<acc_t> channel{scales[c], shifts[c]};
+    const BatchNormInverse<acc_t> back = batch_norm_inverse(means[c], channel);
+    origins[c] = back.origin;
+    slopes[c] = back.slope;
+    all &= inverts(channel, back, invstds[c]);
+  }
+  return all;
+}
+
 }  // namespace
 
 void merge_sums(const at::Tensor& partial, int64_t values, const Affine& affine, at::Tensor& grad_weight,
@@ -109,13 +128,13 @@ void forward_cpu(const PoolShape& shape, const at::Tensor& input, const Norm& no
 }
 
 void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const at::Tensor& input,
-                  const at::Tensor& codes, const Norm& norm, bool batch_statistics, at::Tensor& grad_input,
-                  at::Tensor& grad_weight, at::Tensor& grad_bias) {
+                  const at::Tensor& codes, const at::Tensor& output, const Norm& norm, bool batch_statistics,
+                  at::Tensor& grad_input, at::Tensor& grad_weight, at::Tensor& grad_bias) {
   const DType dtype = to_dtype(input.scalar_type());
   const Affine affine = make_affine(norm);
   const int64_t parts = parts_of(shape.pooled_rows(), shape.pixels(), shape.channels);
   at::Tensor partial = at::zeros({2, parts, shape.channels}, input.options().dtype(at::kDouble));
-  at::Tensor grad_mean = at::empty_like(affine.mean), projection = at::empty_like(affine.mean);
+  at::Tensor grad_mean = at::empty_like(affine.mean), projection = at::empty_like(affine.mean), inverse;
 
   BackwardParams params{};
   params.shape = shape;
@@ -132,6 +151,14 @@ void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const a
   params.grad_mean = grad_mean.const_data_ptr();
   params.projection = projection.const_data_ptr();
   params.grad_input = grad_input.mutable_data_ptr();
+  if (output.defined()) {
+    inverse = at::empty({2, shape.channels}, affine.mean.options());
+    const bool good =
+        dtype == DType::kDouble ? fill_inverse<double>(affine, inverse) : fill_inverse<float>(affine, inverse);
+    params.output = good ? output.const_data_ptr() : nullptr;
+    params.origin = inverse.const_data_ptr();
+    params.slope = static_cast<const char*>(params.origin) + affine.mean.nbytes();
+  }
 
   parallel_tasks(parts, kGrainElements,
                  [&](int64_t begin, int64_t end) { backward_reduce(dtype, params, begin, end); });

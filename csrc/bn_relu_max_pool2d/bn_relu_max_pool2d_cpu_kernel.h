@@ -24,7 +24,8 @@ void merge_stats(DType dtype, const StatsParams& params, void* mean, void* var);
 void forward(DType dtype, const ForwardParams& params, int64_t begin, int64_t end);
 
 // Sums over winners only, into partial sums that are zero on entry; at most kMaxParts of them. Part `part` covers an
-// equal share of the pooled rows. With fixed statistics this writes grad_input too, which then needs none of the sums.
+// equal share of the pooled rows. With fixed statistics this writes grad_input too, which then needs none of the sums
+// and no output.
 void backward_reduce(DType dtype, const BackwardParams& params, int64_t begin_part, int64_t end_part);
 struct MergeSumsParams {
   int64_t channels, parts;

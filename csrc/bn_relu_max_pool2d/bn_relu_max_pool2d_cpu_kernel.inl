@@ -262,49 +262,99 @@ struct InputGrad {
 struct BackwardReduce {
   template <class scalar_t>
   static void run(const BackwardParams& p, int64_t begin_part, int64_t end_part) {
-    p.batch_statistics ? run_with<scalar_t, true>(p, begin_part, end_part)
-                       : run_with<scalar_t, false>(p, begin_part, end_part);
+    if constexpr (sizeof(scalar_t) == sizeof(acc_type<scalar_t>)) {
+      if (p.output != nullptr) {
+        return sum_outputs<scalar_t>(p, begin_part, end_part);
+      }
+    }
+    p.batch_statistics ? sum_winners<scalar_t, true>(p, begin_part, end_part)
+                       : sum_winners<scalar_t, false>(p, begin_part, end_part);
   }
 
-  template <class scalar_t, bool kBatchStatistics>
-  static void run_with(const BackwardParams& p, int64_t begin_part, int64_t end_part) {
-    using acc_t = acc_type<scalar_t>;
+  // add(first_row, last_row, sum, product) adds what rows of windows contribute; such a group is summed in acc_t,
+  // groups in double.
+  template <class acc_t, class Add>
+  SEGNET_INLINE static void sum_groups(const BackwardParams& p, int64_t begin_part, int64_t end_part, const Add& add) {
     const int64_t channels = p.shape.channels;
-    const auto* mean = static_cast<const acc_t*>(p.mean);
-    const InputGrad<scalar_t, kBatchStatistics> input_grad(p);
-    // A group of rows of windows is summed in acc_t, groups in double.
     const int64_t group_rows = std::max<int64_t>(1, kGroupPixels / p.shape.pooled_width);
     const LineArray<acc_t> group_sum(new_lines<acc_t>(2 * channels));
     acc_t* group_product = group_sum.get() + channels;
-
-    const auto window = [&](const auto& winner, const Window& w, int64_t c) {
-      constexpr int kLanes = sizeof(winner.grad) / sizeof(acc_t);
-      const auto deviation = winner.x_winner - load<kLanes>(mean + c);
-      store<kLanes>(group_sum.get() + c, load<kLanes>(group_sum.get() + c) + winner.grad);
-      store<kLanes>(group_product + c, load<kLanes>(group_product + c) + winner.grad * deviation);
-      if constexpr (!kBatchStatistics) {
-        input_grad.window(winner, w, c);
-      }
-    };
-    const auto outside = [&](int64_t offset) {
-      if constexpr (!kBatchStatistics) {
-        input_grad.outside(offset);
-      }
-    };
-
     for (int64_t part = begin_part; part < end_part; ++part) {
       double* sum = p.partial_sum + part * channels;
       double* product = p.partial_product + part * channels;
       const int64_t last = part_begin(p.shape.pooled_rows(), p.parts, part + 1);
       for (int64_t row = part_begin(p.shape.pooled_rows(), p.parts, part); row < last; row += group_rows) {
         std::fill_n(group_sum.get(), 2 * channels, acc_t(0));
-        for_each_winner<scalar_t>(p, row, std::min(row + group_rows, last), window, outside);
+        add(row, std::min(row + group_rows, last), group_sum.get(), group_product);
         for (int64_t c = 0; c < channels; ++c) {
           sum[c] += group_sum[c];
           product[c] += group_product[c];
         }
       }
     }
+  }
+
+  template <class T>
+  static void sum_outputs(const BackwardParams& p, int64_t begin_part, int64_t end_part) {
+    const int64_t channels = p.shape.channels, width = p.shape.pooled_width;
+    const auto *grad_output = static_cast<const T*>(p.grad_output), *output = static_cast<const T*>(p.output);
+    sum_groups<T>(p, begin_part, end_part, [&](int64_t first_row, int64_t last_row, T* sum, T* product) {
+      // Four windows to a load of the sums, as in Stats.
+      int64_t window = first_row * width;
+      for (; window + 4 <= last_row * width; window += 4) {
+        add_outputs<4>(p, grad_output + window * channels, output + window * channels, sum, product);
+      }
+      for (; window < last_row * width; ++window) {
+        add_outputs<1>(p, grad_output + window * channels, output + window * channels, sum, product);
+      }
+    });
+  }
+
+  template <int kWindows, class T>
+  SEGNET_INLINE static void add_outputs(const BackwardParams& p, const T* grad_output, const T* output, T* sum,
+                                        T* product) {
+    constexpr int64_t kAhead = 2048 / sizeof(T);
+    const int64_t channels = p.shape.channels;
+    for_lanes<T>(channels, [&](int64_t c, auto lanes) {
+      constexpr int kLanes = decltype(lanes)::value;
+      prefetch<kWindows * kLanes>(grad_output + kWindows * c + kAhead);
+      prefetch<kWindows * kLanes>(output + kWindows * c + kAhead);
+      const BatchNormInverse<Vec<T, kLanes>> inverse{load<kLanes>(static_cast<const T*>(p.origin) + c),
+                                                     load<kLanes>(static_cast<const T*>(p.slope) + c)};
+      Vec<T, kLanes> sums{}, products{};
+      for (int i = 0; i < kWindows; ++i) {
+        const auto y = load<kLanes>(output + i * channels + c);
+        const auto grad = relu_grad(load<kLanes>(grad_output + i * channels + c), y);
+        sums += grad;
+        products += grad * inverse.deviation(y);
+      }
+      store<kLanes>(sum + c, load<kLanes>(sum + c) + sums);
+      store<kLanes>(product + c, load<kLanes>(product + c) + products);
+    });
+  }
+
+  template <class scalar_t, bool kBatchStatistics>
+  static void sum_winners(const BackwardParams& p, int64_t begin_part, int64_t end_part) {
+    using acc_t = acc_type<scalar_t>;
+    const auto* mean = static_cast<const acc_t*>(p.mean);
+    const InputGrad<scalar_t, kBatchStatistics> input_grad(p);
+    sum_groups<acc_t>(p, begin_part, end_part, [&](int64_t first_row, int64_t last_row, acc_t* sum, acc_t* product) {
+      const auto window = [&](const auto& winner, const Window& w, int64_t c) {
+        constexpr int kLanes = sizeof(winner.grad) / sizeof(acc_t);
+        const auto deviation = winner.x_winner - load<kLanes>(mean + c);
+        store<kLanes>(sum + c, load<kLanes>(sum + c) + winner.grad);
+        store<kLanes>(product + c, load<kLanes>(product + c) + winner.grad * deviation);
+        if constexpr (!kBatchStatistics) {
+          input_grad.window(winner, w, c);
+        }
+      };
+      const auto outside = [&](int64_t offset) {
+        if constexpr (!kBatchStatistics) {
+          input_grad.outside(offset);
+        }
+      };
+      for_each_winner<scalar_t>(p, first_row, last_row, window, outside);
+    });
     stream_fence();
   }
 };

@@ -50,8 +50,8 @@ void forward_cuda(const PoolShape& shape, const at::Tensor& input, const Norm& n
 }
 
 void backward_cuda(const PoolShape& shape, const at::Tensor& grad_output, const at::Tensor& input,
-                   const at::Tensor& codes, const Norm& norm, bool batch_statistics, at::Tensor& grad_input,
-                   at::Tensor& grad_weight, at::Tensor& grad_bias) {
+                   const at::Tensor& codes, const at::Tensor& output, const Norm& norm, bool batch_statistics,
+                   at::Tensor& grad_input, at::Tensor& grad_weight, at::Tensor& grad_bias) {
   CudaContext context(input);
   const DType dtype = to_dtype(input.scalar_type());
   const GradsWorkspace workspace(norm, backward_parts(dtype, shape));
@@ -60,6 +60,7 @@ void backward_cuda(const PoolShape& shape, const at::Tensor& grad_output, const 
   params.grad_output = context.read(grad_output, "grad_output");
   params.input = context.read(input, "input");
   params.codes = static_cast<const uint8_t*>(context.read(codes, "codes"));
+  params.output = output.defined() ? context.read(output, "output") : nullptr;
   params.grad_input = context.write(grad_input, "grad_input");
   launch_backward(context.launcher(), dtype, params);
 }

@@ -80,8 +80,8 @@ SEGNET_DEVICE auto load_input_grad(const NormedBackwardParams& p,
   return input_grad;
 }
 
-// Sums of the gradient, and of gradient * (x - mean), over a block's items, to the block's part. walk(transform, add)
-// calls add(i, gradient, x) for channel i of each of the calling thread's items.
+// Sums of the gradient, and of gradient * (x - mean), over a block's items, to the block's part. walk(transform, mean,
+// add) calls add(i, gradient, x - mean) for channel i of each of the calling thread's items.
 template <class scalar_t, int kChannels, bool kWhole, class Walk>
 SEGNET_DEVICE void sum_grads(const cuda::Tiled<NormedBackwardParams>& params, const cuda::TilePlace<kChannels>& place,
                              const cuda::ChannelGroup<kChannels, kWhole>& group, void* shared, const Walk& walk) {
@@ -90,9 +90,9 @@ SEGNET_DEVICE void sum_grads(const cuda::Tiled<NormedBackwardParams>& params, co
   acc_t sums[2 * kChannels] = {};
   if (group.exists()) {
     const auto mean = group.load(static_cast<const acc_t*>(p.norm.mean) + place.channel);
-    walk(load_transform<scalar_t>(p.norm, group, place.channel), [&](int i, acc_t grad, scalar_t x) {
+    walk(load_transform<scalar_t>(p.norm, group, place.channel), mean, [&](int i, acc_t grad, acc_t deviation) {
       sums[i] += grad;
-      sums[kChannels + i] += grad * (cuda::to_acc(x) - mean[i]);
+      sums[kChannels + i] += grad * deviation;
     });
   }
   cuda::reduce_rows(sums, place.row, params.tiling.rows, static_cast<acc_t*>(shared), [&](const auto& other) {
@@ -166,8 +166,8 @@ template <class scalar_t>
 bool grads_fit_vectors(const NormedBackwardParams& p) {
   return cuda::fits_vectors<cuda::kGroupChannels<scalar_t>>(
       p.shape.channels,
-      {p.grad_output, p.input, p.norm.mean, p.norm.var, p.norm.weight, p.norm.bias, p.partial_sum, p.partial_product,
-       p.grad_mean, p.projection, p.grad_input},
+      {p.grad_output, p.input, p.output, p.norm.mean, p.norm.var, p.norm.weight, p.norm.bias, p.partial_sum,
+       p.partial_product, p.grad_mean, p.projection, p.grad_input},
       p.codes);
 }
 

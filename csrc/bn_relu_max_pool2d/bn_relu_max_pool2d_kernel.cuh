@@ -1,5 +1,6 @@
 // CUDA kernels of bn_relu_max_pool2d over channels_last maps, and how they are launched. Forward touches every byte
-// once. Backward reads the maps twice, for the sums over winners and for the input gradient made with them.
+// once. Backward reads the maps twice, for the sums over winners and for the input gradient made with them; where the
+// output says all that the sums need, the first pass reads that instead of the input, a quarter as much.
 #pragma once
 
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d_grads.cuh"
@@ -8,6 +9,32 @@
 #include "common/pool.cuh"
 
 namespace segnet_ext::bn_relu_max_pool2d {
+
+// Outputs whose sums a thread has under way.
+constexpr int kOutputLoads = 4;
+
+// BatchNormInverse of a thread's channels, if it is good for all of them that there are.
+template <class T, int kChannels>
+struct Inverse {
+  cuda::Vector<T, kChannels> origin, slope;
+  bool good = true;
+
+  template <bool kWhole>
+  SEGNET_DEVICE Inverse(const NormParams& norm, const Transform<T, kChannels>& transform,
+                        const cuda::Vector<T, kChannels>& mean, const cuda::ChannelGroup<kChannels, kWhole>& group,
+                        int64_t channel) {
+    const auto var = group.load(static_cast<const T*>(norm.var) + channel);
+#pragma unroll
+    for (int i = 0; i < kChannels; ++i) {
+      const BatchNormAffine<T> affine{transform.scale[i], transform.shift[i]};
+      const BatchNormInverse<T> inverse = batch_norm_inverse(mean[i], affine);
+      origin[i] = inverse.origin;
+      slope[i] = inverse.slope;
+      good = good && (!group.has(i) || inverts(affine, inverse, batch_norm_invstd(var[i], static_cast<T>(norm.eps))));
+    }
+  }
+  SEGNET_DEVICE T deviation(int i, T y) const { return BatchNormInverse<T>{origin[i], slope[i]}.deviation(y); }
+};
 
 // Blocks of backward that a multiprocessor is to hold. A thread needs about 80 registers for 4 floats a pixel and 120
 // for twice as many channels (halfs) or bytes (doubles); either way its blocks can have over 40 KiB of loads under way,
@@ -73,14 +100,38 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t, 
   const NormedBackwardParams& p = params.op;
   const cuda::TilePlace<kChannels> place(params.tiling);
   const cuda::ChannelGroup<kChannels, kWhole> group(p.shape.channels - place.channel);
-  sum_grads<scalar_t>(params, place, group, shared, [&](const auto& transform, const auto& add) {
+  sum_grads<scalar_t>(params, place, group, shared, [&](const auto& transform, const auto& mean, const auto& add) {
+    if constexpr (sizeof(scalar_t) == sizeof(acc_type<scalar_t>)) {
+      const Inverse<scalar_t, kChannels> inverse(p.norm, transform, mean, group, place.channel);
+      if (p.output != nullptr && inverse.good) {
+        using Values = cuda::Vector<scalar_t, kChannels>;
+        struct Outputs {
+          Values grad, y;
+        };
+        const auto* grad_output = static_cast<const scalar_t*>(p.grad_output) + place.channel;
+        const auto* output = static_cast<const scalar_t*>(p.output) + place.channel;
+        cuda::walk_items<kWhole ? kOutputLoads : 1>(
+            place, params.tiling.rows,
+            [&](int64_t item) {
+              const int64_t offset = item * p.shape.channels;
+              return Outputs{group.load(grad_output + offset), group.load(output + offset)};
+            },
+            [&](int64_t, const Outputs& at) {
+#pragma unroll
+              for (int i = 0; i < kChannels; ++i) {
+                add(i, relu_grad(at.grad[i], at.y[i]), inverse.deviation(i, at.y[i]));
+              }
+            });
+        return;
+      }
+    }
     cuda::Window window(p.shape, place.item);
     for (int64_t item = place.item; item < place.end;
          item += params.tiling.rows, window.advance(p.shape, params.tiling.rows)) {
       const WindowGrad<scalar_t, kWhole> at(p, group, window, item, place.channel);
 #pragma unroll
       for (int i = 0; i < kChannels; ++i) {
-        add(i, at.grad(i, transform), at.winner(i));
+        add(i, at.grad(i, transform), cuda::to_acc(at.winner(i)) - mean[i]);
       }
     }
   });

@@ -50,6 +50,8 @@ struct NormedBackwardParams {
   const void* grad_output;  // [N, OH, OW, C]
   const void* input;        // [N, H, W, C]
   const uint8_t* codes;     // [N, OH, OW, ceil(C / 4)]
+  // float and double only: if it is given, the sums are taken from it, a quarter of the input, where channels allow.
+  const void* output;  // [N, OH, OW, C]
   NormParams norm;
   bool batch_statistics;  // whether mean and variance came from the batch, and so carry gradient
 

@@ -32,6 +32,10 @@ struct BackwardParams {
   int64_t parts;
   double* partial_sum;      // [parts, C] sum of the gradient that reaches the normalised map
   double* partial_product;  // [parts, C] sum of that gradient times (input - mean)
+  // float and double only: if it is given, the sums are taken from the output, a quarter of the input, and origin and
+  // slope ([C]) are BatchNormInverse's.
+  const void* output;  // [N, OH, OW, C]
+  const void *origin, *slope;
 
   // grad_input
   bool batch_statistics;   // whether mean and variance came from the batch, and so carry gradient

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from segnet_ext._extension import _C
@@ -25,8 +26,10 @@ def bn_relu_max_pool2d(
     """``max_pool2d(relu(batch_norm(input)))`` with 2x2 windows at stride 2, and the winners' codes.
 
     Neither the normalised nor the rectified map is made. Backward keeps ``input``, the statistics and the codes, and
-    computes the normalised value of each winner again. In float16 and bfloat16 the normalised value is rounded to the
-    input's dtype before values are compared, so that ties fall as they do in the unfused operations.
+    computes the normalised value of each winner again; after training in float32 or float64 it keeps ``output`` too,
+    which the next layer mostly keeps anyway, and which must then not be changed in place. In float16 and bfloat16 the
+    normalised value is rounded to the input's dtype before values are compared, so that ties fall as they do in the
+    unfused operations.
 
     Args:
         input: map [N, C, H, W]; float32, float64, bfloat16 or float16; any layout (channels_last is not copied).
@@ -112,6 +115,7 @@ def _backward(
     grad_output: Tensor,
     input: Tensor,
     codes: Tensor,
+    output: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     mean: Tensor,
@@ -119,7 +123,9 @@ def _backward(
     eps: float,
     batch_statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _C.bn_relu_max_pool2d_backward(grad_output, input, codes, weight, bias, mean, var, eps, batch_statistics)
+    return _C.bn_relu_max_pool2d_backward(
+        grad_output, input, codes, output, weight, bias, mean, var, eps, batch_statistics
+    )
 
 
 @_backward.register_fake
@@ -127,6 +133,7 @@ def _(
     grad_output: Tensor,
     input: Tensor,
     codes: Tensor,
+    output: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     mean: Tensor,
@@ -139,13 +146,14 @@ def _(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     input, weight, bias, mean, var, ctx.batch_statistics, ctx.eps, _ = inputs
-    ctx.save_for_backward(input, output[1], weight, bias, mean, var)
+    wants_output = ctx.batch_statistics and input.dtype in (torch.float32, torch.float64)
+    ctx.save_for_backward(input, output[1], output[0] if wants_output else None, weight, bias, mean, var)
 
 
 def _autograd(ctx: Any, grad_output: Tensor, _grad_codes: None) -> tuple[Tensor | None, ...]:
-    input, codes, weight, bias, mean, var = ctx.saved_tensors
+    input, codes, output, weight, bias, mean, var = ctx.saved_tensors
     grad_input, grad_weight, grad_bias = _backward(
-        grad_output, input, codes, weight, bias, mean, var, ctx.eps, ctx.batch_statistics
+        grad_output, input, codes, output, weight, bias, mean, var, ctx.eps, ctx.batch_statistics
     )
     return (
         grad_input if ctx.needs_input_grad[0] else None,

@@ -135,7 +135,9 @@ struct FusedProblem {
   Buffer<T> input, grad_output;
   Buffer<acc_t> mean, scale, shift;
   Buffer<uint8_t> codes;
-  std::vector<double> reached, sum, product;  // the gradient that reaches a pixel; its sums over each channel
+  Buffer<T> pooled;  // what forward would give if these codes were its own
+  // The gradient that reaches a pixel; its sums over each channel; the sum of the products' magnitudes.
+  std::vector<double> reached, sum, product, magnitude;
 
   FusedProblem(const PoolShape& shape, Random& random)
       : s(shape),
@@ -145,17 +147,22 @@ struct FusedProblem {
         scale(integers<acc_t>(s.channels, random)),
         shift(integers<acc_t>(s.channels, random)),
         codes(random_bytes(windows_of(s) * codes_bytes(s.channels), random)),
+        pooled(grad_output.size()),
         reached(static_cast<size_t>(input.size()), 0.0),
         sum(static_cast<size_t>(s.channels), 0.0),
-        product(static_cast<size_t>(s.channels), 0.0) {
+        product(static_cast<size_t>(s.channels), 0.0),
+        magnitude(static_cast<size_t>(s.channels), 0.0) {
     for_windows(s, [&](int64_t n, int64_t oh, int64_t ow, int64_t c, int64_t window) {
       int64_t row, col;
       winner_of(codes.data() + window * codes_bytes(s.channels), c, oh, ow, s.height, s.width, row, col);
+      pooled[window * s.channels + c] = E::of(rectified(n, row, col, c));
       const double grad = rectified(n, row, col, c) > 0 ? E::value(grad_output[window * s.channels + c]) : 0;
       const int64_t at = element(s, n, row, col, c);
+      const double term = grad * (E::value(input[at]) - double(mean[c]));
       reached[static_cast<size_t>(at)] = grad;
       sum[static_cast<size_t>(c)] += grad;
-      product[static_cast<size_t>(c)] += grad * (E::value(input[at]) - double(mean[c]));
+      product[static_cast<size_t>(c)] += term;
+      magnitude[static_cast<size_t>(c)] += std::abs(term);
     });
   }
 

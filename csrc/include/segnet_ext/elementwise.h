@@ -16,6 +16,20 @@ SEGNET_HOST_DEVICE T batch_norm_invstd(T var, T eps) {
   return T(1) / std::sqrt(var + eps);
 }
 
+template <class T>
+SEGNET_HOST_DEVICE BatchNormInverse<T> batch_norm_inverse(T mean, const BatchNormAffine<T>& affine) {
+  return {affine(mean), T(1) / affine.scale};
+}
+
+// Is BatchNormInverse as good as x itself? y is rounded, and so is shift: not where they are large beside what a
+// deviation of x makes of y, as with a weight near zero or a mean far from it.
+template <class T>
+SEGNET_HOST_DEVICE bool inverts(const BatchNormAffine<T>& affine, const BatchNormInverse<T>& inverse, T invstd) {
+  const T most = T(16) * std::abs(affine.scale);
+  return std::abs(inverse.origin) * invstd <= most && std::abs(affine.shift) * invstd <= most &&
+         std::abs(affine.scale) > T(1e-20) && std::abs(affine.scale) < T(1e20);
+}
+
 // From a to b by a share of the way, as torch.lerp.
 template <class T>
 SEGNET_HOST_DEVICE T lerp(T a, T b, T share) {

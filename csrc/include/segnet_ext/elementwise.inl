@@ -60,6 +60,14 @@ SEGNET_HOST_DEVICE BatchNormAffine<T> batch_norm_affine(T mean, T invstd, T weig
   return {scale, bias - mean * scale};
 }
 
+// From y = x * scale + shift back to x's distance from the mean.
+template <class T>
+struct BatchNormInverse {
+  T origin, slope;  // what the mean becomes; 1 / scale
+
+  SEGNET_HOST_DEVICE T deviation(T y) const { return (y - origin) * slope; }
+};
+
 // The gradient that reaches a BatchNorm input: scale * (grad - mean(grad) - xhat * mean(grad * xhat)) in training,
 // where the batch's own statistics carry gradient; scale * grad with fixed statistics (both means zero).
 template <class T>
