@@ -26,17 +26,24 @@ Weight transposed_weight(const at::Tensor& weight) {
 }
 
 void run_forward(at::ScalarType dtype, const ForwardParams& params) {
-  const Tasks tasks = forward_tasks(to_dtype(dtype), params.shape, at::get_num_threads());
-  ForwardParams with_points = params;
-  at::Tensor points;
-  if (const int64_t bytes = forward_points_bytes(to_dtype(dtype), params.shape, tasks); bytes > 0) {
+  const DType type = to_dtype(dtype);
+  const int threads = at::get_num_threads();
+  const Tasks tasks = forward_tasks(type, params.shape, threads);
+  ForwardParams shared = params;
+  at::Tensor points, patches;
+  if (const int64_t bytes = forward_points_bytes(type, params.shape, tasks); bytes > 0) {
     points = at::empty({bytes}, at::kByte);
-    with_points.points = points.mutable_data_ptr();
+    shared.points = points.mutable_data_ptr();
     at::parallel_for(0, (params.shape.out_channels + kPointChannels - 1) / kPointChannels, 1,
-                     [&](int64_t begin, int64_t end) { forward_points(to_dtype(dtype), with_points, begin, end); });
+                     [&](int64_t begin, int64_t end) { forward_points(type, shared, begin, end); });
   }
-  at::parallel_for(0, tasks.count(), 1,
-                   [&](int64_t begin, int64_t end) { forward(to_dtype(dtype), with_points, tasks, begin, end); });
+  if (const int64_t bytes = forward_patches_bytes(type, params.shape, tasks, threads); bytes > 0) {
+    patches = at::empty({bytes}, at::kByte);
+    shared.patches = patches.mutable_data_ptr();
+    at::parallel_for(0, params.shape.tiles(forward_tile(type)), 1,
+                     [&](int64_t begin, int64_t end) { forward_patches(type, shared, begin, end); });
+  }
+  at::parallel_for(0, tasks.count(), 1, [&](int64_t begin, int64_t end) { forward(type, shared, tasks, begin, end); });
 }
 
 void run_grad_input(const at::Tensor& grad_output, const at::Tensor& weight, const uint8_t* codes,

@@ -14,14 +14,23 @@ class ForwardTask {
       : p_(params),
         s_(params.shape),
         past_caches_(p_.result == Result::kMap && streams(p_.output, s_.pixels(), s_.out_channels * sizeof(scalar_t))),
-        patches_(points_of(s_, kTile), rows_of(s_, max_tiles), stride_of<acc_t>(s_.in_channels)),
+        own_patches_(p_.patches == nullptr ? points_of(s_, kTile) : 0, rows_of(s_, max_tiles),
+                     stride_of<acc_t>(s_.in_channels)),
+        patches_(own_patches_),
         taps_(p_.points == nullptr ? new_lines<acc_t>(taps_size<acc_t>(s_)) : nullptr),
         weights_(s_.direct() || p_.points != nullptr ? 0 : points(kTile), std::min(kWeightChannels, s_.in_channels),
                  kPanel<acc_t>),
         products_(s_.direct() ? 1 : points(kTile), rows_of(s_, max_tiles), kPanel<acc_t>) {}
 
+  // p.patches
+  static Planes<acc_t> all_patches(const ForwardParams& p) {
+    return {p.shape.tiles(kTile), stride_of<acc_t>(p.shape.in_channels), static_cast<acc_t*>(p.patches)};
+  }
+
   void run(int64_t tile_begin, int64_t tile_end, int64_t k_begin, int64_t k_end) {
-    if (tile_begin != patches_begin_) {  // else they are those of the task before
+    if (p_.patches != nullptr) {
+      patches_ = all_patches(p_).from_row(tile_begin);
+    } else if (tile_begin != patches_begin_) {  // else they are those of the task before
       transform_patches<kTile, scalar_t>(s_, p_.source, tile_begin, tile_end, patches_);
       patches_begin_ = tile_begin;
     }
@@ -178,8 +187,9 @@ class ForwardTask {
   const ForwardParams& p_;
   const Shape& s_;
   const bool past_caches_;
-  int64_t patches_begin_ = -1;       // the first tile that there are patches of
-  const OwnPlanes<acc_t> patches_;   // [tile, input channel]
+  int64_t patches_begin_ = -1;  // the first tile that there are patches of
+  const OwnPlanes<acc_t> own_patches_;
+  Planes<acc_t> patches_;            // [tile, input channel]
   const LineArray<acc_t> taps_;      // [input channel, tap, output channel of a panel]
   const OwnPlanes<acc_t> weights_;   // [input channel, output channel of a panel]; those of kWeightChannels
   const OwnPlanes<acc_t> products_;  // [tile, output channel of a panel]; where it is direct, sums over the points
@@ -200,6 +210,15 @@ struct ForwardPoints {
         transform_weights<kTile>(taps.get(), channels, panel_of_points<kTile, acc_t>(p, k, c));
       }
     }
+  }
+};
+
+struct ForwardPatches {
+  template <class scalar_t>
+  static void run(const ForwardParams& p, int64_t begin, int64_t end) {
+    constexpr int kTile = ForwardTask<scalar_t>::kTile;
+    const auto patches = ForwardTask<scalar_t>::all_patches(p).from_row(begin);
+    transform_patches<kTile, scalar_t>(p.shape, p.source, begin, end, patches);
   }
 };
 

@@ -38,12 +38,20 @@ constexpr int64_t kWeightChannels = 128;  // input channels of weights that are 
 static_assert(conv3x3::kDirectPixels <= kGradTiles && conv3x3::kDirectPixels <= kTaskTiles,
               "a map that is convolved directly is worked on as a whole");
 
+// Of the matrix that Planes has for a point.
+template <class acc_t>
+int64_t plane_size(int64_t rows, int64_t columns) {
+  return stride_of<acc_t>(rows * stride_of<acc_t>(columns));
+}
+int64_t plane_bytes(DType dtype, int64_t rows, int64_t columns) {
+  return dtype == DType::kDouble ? plane_size<double>(rows, columns) * static_cast<int64_t>(sizeof(double))
+                                 : plane_size<float>(rows, columns) * static_cast<int64_t>(sizeof(float));
+}
+
 // Of all weights at the points.
 int64_t points_bytes(DType dtype, const conv3x3::Shape& shape) {
   const int64_t side = conv3x3::forward_tile(dtype) + 2, block = shape.in_channels * conv3x3::kPointChannels;
-  const int64_t plane = dtype == DType::kDouble ? stride_of<double>(block) * static_cast<int64_t>(sizeof(double))
-                                                : stride_of<float>(block) * static_cast<int64_t>(sizeof(float));
-  return ceil_div(shape.out_channels, conv3x3::kPointChannels) * side * side * plane;
+  return ceil_div(shape.out_channels, conv3x3::kPointChannels) * side * side * plane_bytes(dtype, 1, block);
 }
 
 }  // namespace
@@ -75,6 +83,16 @@ int64_t forward_points_bytes(DType dtype, const Shape& shape, const Tasks& tasks
 
 void forward_points(DType dtype, const ForwardParams& params, int64_t begin, int64_t end) {
   SEGNET_CALL_AT_LEVEL(conv3x3::ForwardPoints, dtype, params, begin, end);
+}
+
+int64_t forward_patches_bytes(DType dtype, const Shape& shape, const Tasks& tasks, int64_t threads) {
+  const bool shared = tasks.tile_blocks < threads && tasks.channel_blocks > 1 && !shape.direct();
+  const int64_t tile = forward_tile(dtype), side = tile + 2;
+  return shared ? side * side * plane_bytes(dtype, shape.tiles(tile), shape.in_channels) : 0;
+}
+
+void forward_patches(DType dtype, const ForwardParams& params, int64_t begin, int64_t end) {
+  SEGNET_CALL_AT_LEVEL(conv3x3::ForwardPatches, dtype, params, begin, end);
 }
 
 void forward(DType dtype, const ForwardParams& params, const Tasks& tasks, int64_t begin, int64_t end) {

@@ -60,6 +60,7 @@ struct ForwardParams {
   Source source;
   Weight weight;     // of the maps' dtype
   void* points;      // see forward_points
+  void* patches;     // see forward_patches
   const void* bias;  // [K] of the maps' dtype, or null
   bool relu;
   Result result;
@@ -89,6 +90,10 @@ Tasks forward_tasks(DType dtype, const Shape& shape, int64_t threads);
 constexpr int64_t kPointChannels = 32;
 int64_t forward_points_bytes(DType dtype, const Shape& shape, const Tasks& tasks);
 void forward_points(DType dtype, const ForwardParams& params, int64_t begin, int64_t end);
+// Likewise of the patches of all tiles at the points, where several threads share a block of tiles: forward_patches
+// fills params.patches with tiles [begin, end) of shape.tiles(forward_tile(dtype)).
+int64_t forward_patches_bytes(DType dtype, const Shape& shape, const Tasks& tasks, int64_t threads);
+void forward_patches(DType dtype, const ForwardParams& params, int64_t begin, int64_t end);
 void forward(DType dtype, const ForwardParams& params, const Tasks& tasks, int64_t begin, int64_t end);
 
 // The tiles are summed over in parts, whose number depends on the shape alone: so does the order of every sum. Where

@@ -75,6 +75,11 @@ struct Planes {
 
   int64_t size(int64_t points) const { return points * stride; }
   T* at(int64_t point, int64_t row = 0) const { return data + point * stride + row * row_stride; }
+  Planes from_row(int64_t row) const {
+    Planes planes = *this;
+    planes.data = at(0, row);
+    return planes;
+  }
 };
 
 // With memory of their own.

@@ -21,7 +21,7 @@ op::Shape random_shape(Random& random) {
 }
 
 // The convolution on threads. On several also in several blocks of tiles, as only larger maps are cut, with the weights
-// at the points made beforehand.
+// and the patches at the points made beforehand.
 void convolve(DType dtype, conv3x3::ForwardParams params, int64_t threads) {
   conv3x3::Tasks tasks = conv3x3::forward_tasks(dtype, params.shape, threads);
   if (threads > 1 && !params.shape.direct()) {
@@ -32,6 +32,12 @@ void convolve(DType dtype, conv3x3::ForwardParams params, int64_t threads) {
     params.points = points.data();
     on_threads((params.shape.out_channels + conv3x3::kPointChannels - 1) / conv3x3::kPointChannels, threads,
                [&](int64_t begin, int64_t end) { conv3x3::forward_points(dtype, params, begin, end); });
+  }
+  Buffer<char> patches(conv3x3::forward_patches_bytes(dtype, params.shape, tasks, threads));
+  if (patches.size() > 0) {
+    params.patches = patches.data();
+    on_threads(params.shape.tiles(conv3x3::forward_tile(dtype)), threads,
+               [&](int64_t begin, int64_t end) { conv3x3::forward_patches(dtype, params, begin, end); });
   }
   on_threads(tasks.count(), threads,
              [&](int64_t begin, int64_t end) { conv3x3::forward(dtype, params, tasks, begin, end); });
