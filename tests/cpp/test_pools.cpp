@@ -124,9 +124,9 @@ void fused_pool(Random& random) {
       product += partial_second[part * s.channels + c];
     }
     CHECK(sum == problem.sum[static_cast<size_t>(c)], "sum %g", sum);
-    CHECK(
-        std::abs(product - problem.product[static_cast<size_t>(c)]) <= rounding * problem.magnitude[static_cast<size_t>(c)],
-        "product %g", product);
+    CHECK(std::abs(product - problem.product[static_cast<size_t>(c)]) <=
+              rounding * problem.magnitude[static_cast<size_t>(c)],
+          "product %g", product);
   }
   problem.check_grad_input(backward.batch_statistics, grad_mean, projection, grad_input, 0);
 }
