@@ -71,8 +71,9 @@ def join(device: torch.device) -> Iterator[Processes]:
     dist.init_process_group(backend)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
-        # The backend's threads outlive the group where DistributedDataParallel used it. One that lets go of the last
-        # collective's tensor must have the interpreter for it, and ends the process if the interpreter is going.
-        dist.barrier()
+        # gloo's threads outlive the group where DistributedDataParallel used it. One that lets go of a collective's
+        # tensor must have the interpreter for it, and ends the process if the interpreter is going: here it can get it,
+        # and a barrier has no tensor of Python's.
+        dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
     finally:
         dist.destroy_process_group()

@@ -186,13 +186,15 @@ def test_gradients(device, shape, ceil_mode, training, dtype, layout):
             assert_close(actual, theirs)
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize(
+    ("deviation", "offset"), [*((deviation, 0.0) for deviation in (1e-9, 1e-6, 1e-4, 1e-2, 1.0, 1e3)), (1.0, 1e3)]
+)
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-4, 0.06, 0.07, -1.0, 1e3, 1e30])
-def test_gradients_of_a_weight_of_any_size_in_float32(device, scale, offset):
+def test_gradients_of_a_weight_of_any_size_in_float32(device, scale, deviation, offset):
     # Backward finds the winners' inputs by undoing BatchNorm on the output where that loses nothing.
-    values = (normals(2, 6, 18, 22, dtype=torch.float32) + offset).to(device)
+    values = (normals(2, 6, 18, 22, dtype=torch.float32) * deviation + offset).to(device)
     bias, mean, variance = (torch.ones(6, device=device) for _ in range(3))
-    gradient = normals(2, 6, 9, 11, seed=1, dtype=torch.float32).to(device)
+    gradient = normals(2, 6, 9, 11, seed=1, dtype=torch.float32).abs().to(device)  # no error cancels another
     codes = bn_relu_max_pool2d(values, bias * scale, bias, mean.clone(), variance.clone(), training=True)[1]
 
     def gradients(dtype, fused):
@@ -208,6 +210,27 @@ def test_gradients_of_a_weight_of_any_size_in_float32(device, scale, offset):
         gradients(torch.float32, True), gradients(torch.float32, False), gradients(torch.float64, False), strict=True
     ):
         assert_no_worse_than_torch(ours, torchs, truth)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=id_of)
+@pytest.mark.parametrize("channels", [16, 67, 128])
+def test_each_channel_goes_by_its_output_or_its_input(device, channels, dtype):
+    # Near these two weights BatchNorm on the output can and cannot be undone: it differs by channel and by vector.
+    values = normals(2, channels, 18, 22, dtype=dtype).to(device)
+    weight, bias, mean, variance = (torch.ones(channels, device=device, dtype=dtype) for _ in range(4))
+    weight[channels // 2 :] = 0.01
+    weight[:3] = 0.01
+    output, codes = bn_relu_max_pool2d(values, weight, bias, mean, variance, training=True)
+    gradient = normals(*output.shape, seed=1, dtype=dtype).to(device)
+    mean, variance = values.mean((0, 2, 3)), values.var((0, 2, 3), correction=0)
+    backward = torch.ops.segnet_ext.bn_relu_max_pool2d_backward
+    results = [backward(gradient, values, codes, y, weight, bias, mean, variance, EPS, True) for y in (output, None)]
+    rounding = 8 * torch.finfo(dtype).eps
+    for by_output, by_input in zip(*results, strict=True):
+        assert float((by_output - by_input).abs().max()) <= rounding * float(by_input.abs().max())
+    assert_equal(results[0][1][:3], results[1][1][:3])  # by the input in both
+    with pytest.raises(ValueError, match="output must have shape"):
+        backward(gradient, values, codes, output[:, :, 1:], weight, bias, mean, variance, EPS, True)
 
 
 def test_an_output_that_backward_needs_must_not_change(device):

@@ -2,6 +2,8 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
+#include <limits>
+
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d_cpu_kernel.h"
 #include "common/parallel.h"
@@ -54,23 +56,23 @@ void fill_affine(const Norm& norm, Affine& affine) {
   }
 }
 
-// BatchNormInverse of each channel, [2, C]; whether all are good.
+// BatchNormInverse of each channel, [2, C], where it is good; else a slope of NaN. Returns how many are good.
 template <class acc_t>
-bool fill_inverse(const Affine& affine, at::Tensor& inverse) {
+int64_t fill_inverse(const Norm& norm, const Affine& affine, at::Tensor& inverse) {
   const int64_t channels = affine.mean.numel();
-  const auto* means = affine.mean.const_data_ptr<acc_t>();
-  const auto *invstds = static_cast<const acc_t*>(affine.invstd()), *scales = invstds + channels,
-             *shifts = scales + channels;
+  const auto *means = norm.mean.const_data_ptr<acc_t>(), *vars = norm.var.const_data_ptr<acc_t>();
+  const auto *scales = static_cast<const acc_t*>(affine.scale()), *shifts = scales + channels;
   auto *origins = inverse.mutable_data_ptr<acc_t>(), *slopes = origins + channels;
-  bool all = true;
+  int64_t count = 0;
   for (int64_t c = 0; c < channels; ++c) {
     const BatchNormAffine<acc_t> channel{scales[c], shifts[c]};
     const BatchNormInverse<acc_t> back = batch_norm_inverse(means[c], channel);
     origins[c] = back.origin;
-    slopes[c] = back.slope;
-    all &= inverts(channel, back, invstds[c]);
+    const bool good = inverts(channel, back, vars[c]);
+    slopes[c] = good ? back.slope : std::numeric_limits<acc_t>::quiet_NaN();
+    count += good ? 1 : 0;
   }
-  return all;
+  return count;
 }
 
 }  // namespace
@@ -153,9 +155,10 @@ void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const a
   params.grad_input = grad_input.mutable_data_ptr();
   if (output.defined()) {
     inverse = at::empty({2, shape.channels}, affine.mean.options());
-    const bool good =
-        dtype == DType::kDouble ? fill_inverse<double>(affine, inverse) : fill_inverse<float>(affine, inverse);
-    params.output = good ? output.const_data_ptr() : nullptr;
+    const int64_t good = dtype == DType::kDouble ? fill_inverse<double>(norm, affine, inverse)
+                                                 : fill_inverse<float>(norm, affine, inverse);
+    params.output = good > 0 ? output.const_data_ptr() : nullptr;
+    params.by_input = good < shape.channels;
     params.origin = inverse.const_data_ptr();
     params.slope = static_cast<const char*>(params.origin) + affine.mean.nbytes();
   }

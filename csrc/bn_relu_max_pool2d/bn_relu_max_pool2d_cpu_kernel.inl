@@ -175,11 +175,11 @@ struct Winner {
   SEGNET_INLINE auto wins(int place) const { return code == code_lanes<acc_t, kLanes>(place); }
 };
 
-// Calls body(winner, window, channel) for every window of the pooled rows [begin, end) and vector of channels, and
-// outside(input_offset) as for_each_window does.
-template <class scalar_t, class Body, class Outside>
+// Calls body(winner, window, channel) for every window of the pooled rows [begin, end) and vector of channels, but for
+// those that skip(channel, lanes) leaves out, and outside(input_offset) as for_each_window does.
+template <class scalar_t, class Body, class Outside, class Skip>
 SEGNET_INLINE void for_each_winner(const BackwardParams& p, int64_t begin, int64_t end, const Body& body,
-                                   const Outside& outside) {
+                                   const Outside& outside, const Skip& skip) {
   using acc_t = acc_type<scalar_t>;
   const int64_t channels = p.shape.channels;
   const auto* input = static_cast<const scalar_t*>(p.input);
@@ -188,12 +188,20 @@ SEGNET_INLINE void for_each_winner(const BackwardParams& p, int64_t begin, int64
   const auto window = [&](const Window& w) {
     const uint8_t* codes = p.codes + w.index * codes_bytes(channels);
     for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
+      if (skip(c, lanes)) {
+        return;
+      }
       prefetch_windows<decltype(lanes)::value>(input + w.offset, w.row_step, c);
       body(Winner<decltype(lanes)::value, scalar_t>(w, input, grad_output + w.index * channels, codes, transform, c), w,
            c);
     });
   };
   for_each_window(p.shape, begin, end, window, outside);
+}
+template <class scalar_t, class Body, class Outside>
+SEGNET_INLINE void for_each_winner(const BackwardParams& p, int64_t begin, int64_t end, const Body& body,
+                                   const Outside& outside) {
+  for_each_winner<scalar_t>(p, begin, end, body, outside, [](int64_t, auto) { return false; });
 }
 
 // BatchNorm's input gradient with fixed statistics: it does not depend on the input, which may be infinite.
@@ -307,7 +315,25 @@ struct BackwardReduce {
       for (; window < last_row * width; ++window) {
         add_outputs<1>(p, grad_output + window * channels, output + window * channels, sum, product);
       }
+      if (p.by_input) {
+        for_each_winner<T>(
+            p, first_row, last_row,
+            [&](const auto& winner, const Window&, int64_t c) { add_winner(p, winner, c, sum, product); },
+            [](int64_t) {},
+            [&](int64_t c, auto lanes) { return go_by_output(load<decltype(lanes)::value>(slopes<T>(p) + c)); });
+      }
     });
+  }
+
+  template <class T>
+  SEGNET_INLINE static const T* slopes(const BackwardParams& p) {
+    return static_cast<const T*>(p.slope);
+  }
+  // Do all channels of a vector, whose slopes these are?
+  template <class V>
+  SEGNET_INLINE static bool go_by_output(V slope) {
+    constexpr int kLanes = sizeof(V) / sizeof(slope[0]);
+    return or_lanes<mask_type<std::remove_reference_t<decltype(slope[0])>>, kLanes>(slope != slope) == 0;
   }
 
   template <int kWindows, class T>
@@ -320,7 +346,10 @@ struct BackwardReduce {
       prefetch<kWindows * kLanes>(grad_output + kWindows * c + kAhead);
       prefetch<kWindows * kLanes>(output + kWindows * c + kAhead);
       const BatchNormInverse<Vec<T, kLanes>> inverse{load<kLanes>(static_cast<const T*>(p.origin) + c),
-                                                     load<kLanes>(static_cast<const T*>(p.slope) + c)};
+                                                     load<kLanes>(slopes<T>(p) + c)};
+      if (p.by_input && !go_by_output(inverse.slope)) {
+        return;
+      }
       Vec<T, kLanes> sums{}, products{};
       for (int i = 0; i < kWindows; ++i) {
         const auto y = load<kLanes>(output + i * channels + c);
@@ -333,17 +362,22 @@ struct BackwardReduce {
     });
   }
 
+  template <class Winner, class acc_t>
+  SEGNET_INLINE static void add_winner(const BackwardParams& p, const Winner& winner, int64_t c, acc_t* sum,
+                                       acc_t* product) {
+    constexpr int kLanes = sizeof(winner.grad) / sizeof(acc_t);
+    const auto deviation = winner.x_winner - load<kLanes>(static_cast<const acc_t*>(p.mean) + c);
+    store<kLanes>(sum + c, load<kLanes>(sum + c) + winner.grad);
+    store<kLanes>(product + c, load<kLanes>(product + c) + winner.grad * deviation);
+  }
+
   template <class scalar_t, bool kBatchStatistics>
   static void sum_winners(const BackwardParams& p, int64_t begin_part, int64_t end_part) {
     using acc_t = acc_type<scalar_t>;
-    const auto* mean = static_cast<const acc_t*>(p.mean);
     const InputGrad<scalar_t, kBatchStatistics> input_grad(p);
     sum_groups<acc_t>(p, begin_part, end_part, [&](int64_t first_row, int64_t last_row, acc_t* sum, acc_t* product) {
       const auto window = [&](const auto& winner, const Window& w, int64_t c) {
-        constexpr int kLanes = sizeof(winner.grad) / sizeof(acc_t);
-        const auto deviation = winner.x_winner - load<kLanes>(mean + c);
-        store<kLanes>(sum + c, load<kLanes>(sum + c) + winner.grad);
-        store<kLanes>(product + c, load<kLanes>(product + c) + winner.grad * deviation);
+        add_winner(p, winner, c, sum, product);
         if constexpr (!kBatchStatistics) {
           input_grad.window(winner, w, c);
         }

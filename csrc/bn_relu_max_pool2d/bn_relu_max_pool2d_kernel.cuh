@@ -30,7 +30,7 @@ struct Inverse {
       const BatchNormInverse<T> inverse = batch_norm_inverse(mean[i], affine);
       origin[i] = inverse.origin;
       slope[i] = inverse.slope;
-      good = good && (!group.has(i) || inverts(affine, inverse, batch_norm_invstd(var[i], static_cast<T>(norm.eps))));
+      good = good && (!group.has(i) || inverts(affine, inverse, var[i]));
     }
   }
   SEGNET_DEVICE T deviation(int i, T y) const { return BatchNormInverse<T>{origin[i], slope[i]}.deviation(y); }

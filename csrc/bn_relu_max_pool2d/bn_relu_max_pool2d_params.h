@@ -33,9 +33,11 @@ struct BackwardParams {
   double* partial_sum;      // [parts, C] sum of the gradient that reaches the normalised map
   double* partial_product;  // [parts, C] sum of that gradient times (input - mean)
   // float and double only: if it is given, the sums are taken from the output, a quarter of the input, and origin and
-  // slope ([C]) are BatchNormInverse's.
+  // slope ([C]) are BatchNormInverse's. A slope of NaN says that a channel is to go by the input, and `by_input` that
+  // there are such channels.
   const void* output;  // [N, OH, OW, C]
   const void *origin, *slope;
+  bool by_input;
 
   // grad_input
   bool batch_statistics;   // whether mean and variance came from the batch, and so carry gradient

@@ -27,7 +27,7 @@ def bn_relu_max_pool2d(
 
     Neither the normalised nor the rectified map is made. Backward keeps ``input``, the statistics and the codes, and
     computes the normalised value of each winner again; after training in float32 or float64 it keeps ``output`` too,
-    which the next layer mostly keeps anyway, and which must then not be changed in place. In float16 and bfloat16 the
+    which a convolution behind it keeps anyway, and which must then not be changed in place. In float16 and bfloat16 the
     normalised value is rounded to the input's dtype before values are compared, so that ties fall as they do in the
     unfused operations.
 

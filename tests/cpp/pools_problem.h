@@ -139,12 +139,13 @@ struct FusedProblem {
   // The gradient that reaches a pixel; its sums over each channel; the sum of the products' magnitudes.
   std::vector<double> reached, sum, product, magnitude;
 
-  FusedProblem(const PoolShape& shape, Random& random)
+  // With no scale of zero if `invertible`.
+  FusedProblem(const PoolShape& shape, bool invertible, Random& random)
       : s(shape),
         input(integers<T>(s.pixels() * s.channels, random)),
         grad_output(integers<T>(windows_of(s) * s.channels, random)),
         mean(integers<acc_t>(s.channels, random)),
-        scale(integers<acc_t>(s.channels, random)),
+        scale(scales(s.channels, invertible, random)),
         shift(integers<acc_t>(s.channels, random)),
         codes(random_bytes(windows_of(s) * codes_bytes(s.channels), random)),
         pooled(grad_output.size()),
@@ -164,6 +165,14 @@ struct FusedProblem {
       product[static_cast<size_t>(c)] += term;
       magnitude[static_cast<size_t>(c)] += std::abs(term);
     });
+  }
+
+  static Buffer<acc_t> scales(int64_t channels, bool invertible, Random& random) {
+    Buffer<acc_t> scale = integers<acc_t>(channels, random);
+    for (int64_t c = 0; invertible && c < channels; ++c) {
+      scale[c] = scale[c] == 0 ? acc_t(1) : scale[c];
+    }
+    return scale;
   }
 
   bn_relu_max_pool2d::ForwardParams forward(Buffer<T>& output, Buffer<uint8_t>& winners) const {

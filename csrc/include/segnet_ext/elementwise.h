@@ -21,13 +21,12 @@ SEGNET_HOST_DEVICE BatchNormInverse<T> batch_norm_inverse(T mean, const BatchNor
   return {affine(mean), T(1) / affine.scale};
 }
 
-// Is BatchNormInverse as good as x itself? y is rounded, and so is shift: not where they are large beside what a
-// deviation of x makes of y, as with a weight near zero or a mean far from it.
+// Is BatchNormInverse as good as x itself? y is rounded, and so is shift: not where they are large beside what x's
+// standard deviation makes of y, as with a weight near zero, a mean far from it or next to no variance.
 template <class T>
-SEGNET_HOST_DEVICE bool inverts(const BatchNormAffine<T>& affine, const BatchNormInverse<T>& inverse, T invstd) {
-  const T most = T(16) * std::abs(affine.scale);
-  return std::abs(inverse.origin) * invstd <= most && std::abs(affine.shift) * invstd <= most &&
-         std::abs(affine.scale) > T(1e-20) && std::abs(affine.scale) < T(1e20);
+SEGNET_HOST_DEVICE bool inverts(const BatchNormAffine<T>& affine, const BatchNormInverse<T>& inverse, T var) {
+  const T scale = std::abs(affine.scale), most = T(16) * scale * std::sqrt(var);
+  return std::abs(inverse.origin) <= most && std::abs(affine.shift) <= most && scale > T(1e-20) && scale < T(1e20);
 }
 
 // From a to b by a share of the way, as torch.lerp.
