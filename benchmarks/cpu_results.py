@@ -286,7 +286,7 @@ def page(results: Results, pictures: Sequence[str]) -> str:
         "`python benchmarks/cpu_report.py` wrote this page; no figure in it was typed. Times are medians of rounds in "
         "which all variants run in turn, after each one's result was compared with plain torch's; what is short "
         "has turns of several runs, the first of which does not count, and a variant that is far behind runs once. "
-        "Peaks are measured in a process of their own.",
+        "Peaks are measured in processes of their own; the table of memory has the medians of several.",
         markdown(["machine", ""], ([key, str(value)] for key, value in results.environment.items())),
         "## Targets\n\nRatios are those of the best peer's time to ours.",
         goal_table(results),
