@@ -329,7 +329,7 @@ struct BackwardReduce {
   SEGNET_INLINE static const T* slopes(const BackwardParams& p) {
     return static_cast<const T*>(p.slope);
   }
-  // Do all channels of a vector, whose slopes these are?
+  // Do all channels of a vector, whose slopes these are, go by the output?
   template <class V>
   SEGNET_INLINE static bool go_by_output(V slope) {
     constexpr int kLanes = sizeof(V) / sizeof(slope[0]);
