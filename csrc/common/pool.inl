@@ -73,17 +73,30 @@ SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> code_shifts() {
   return code_shifts<acc_t>(std::make_integer_sequence<int, kLanes>{});
 }
 
-// The codes of channels c to c + kLanes - 1 of a window of that many rows and columns; `packed` are the window's bytes.
+// The first `count` codes of channels c to c + kLanes - 1 of a window of that many rows and columns, or all where there
+// are more; `packed` are the window's bytes.
 template <class acc_t, int kLanes>
-SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> load_codes(const uint8_t* packed, int64_t c, int rows, int cols) {
+SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> load_first_codes(const uint8_t* packed, int64_t c, int64_t count, int rows,
+                                                             int cols) {
   uint32_t word = 0;
   if constexpr (kLanes >= kCodesPerByte) {
-    __builtin_memcpy(&word, packed + c / kCodesPerByte, kLanes / kCodesPerByte);
+    const uint8_t* from = packed + c / kCodesPerByte;
+    if (count >= kLanes) {
+      __builtin_memcpy(&word, from, kLanes / kCodesPerByte);
+    } else {
+      for (int64_t i = 0; i < codes_bytes(count); ++i) {
+        word |= static_cast<uint32_t>(from[i]) << (8 * i);
+      }
+    }
   } else {
     word = packed[c / kCodesPerByte] >> (2 * (c % kCodesPerByte));
   }
   word &= static_cast<uint32_t>(code_mask(rows, cols)) * 0x55555555u;
   return broadcast<mask_type<acc_t>, kLanes>(static_cast<mask_type<acc_t>>(word)) & code_lanes<acc_t, kLanes>(3);
+}
+template <class acc_t, int kLanes>
+SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> load_codes(const uint8_t* packed, int64_t c, int rows, int cols) {
+  return load_first_codes<acc_t, kLanes>(packed, c, kLanes, rows, cols);
 }
 
 // The codes of kLanes channels of one window, while it is walked through in the order of its places.
@@ -150,16 +163,31 @@ struct Winners {
   }
 };
 
-// Called with c ascending from 0; leaves the bits of channels that are not there zero.
+// Called with c ascending from 0; leaves the bits of channels that are not there zero. Of kLanes codes, the first
+// `count` are, or all where there are more.
 template <int kLanes>
-SEGNET_INLINE void store_codes(uint8_t* packed, int64_t c, uint32_t codes) {
+SEGNET_INLINE void store_first_codes(uint8_t* packed, int64_t c, int64_t count, uint32_t codes) {
+  if (count < kLanes) {
+    codes &= (1u << (2 * count)) - 1;
+  }
   if constexpr (kLanes >= kCodesPerByte) {
-    __builtin_memcpy(packed + c / kCodesPerByte, &codes, kLanes / kCodesPerByte);
+    uint8_t* to = packed + c / kCodesPerByte;
+    if (count >= kLanes) {
+      __builtin_memcpy(to, &codes, kLanes / kCodesPerByte);
+    } else {
+      for (int64_t i = 0; i < codes_bytes(count); ++i) {
+        to[i] = static_cast<uint8_t>(codes >> (8 * i));
+      }
+    }
   } else {
     const auto bits = static_cast<uint8_t>(codes << (2 * (c % kCodesPerByte)));
     uint8_t& byte = packed[c / kCodesPerByte];
     byte = c % kCodesPerByte == 0 ? bits : byte | bits;
   }
+}
+template <int kLanes>
+SEGNET_INLINE void store_codes(uint8_t* packed, int64_t c, uint32_t codes) {
+  store_first_codes<kLanes>(packed, c, kLanes, codes);
 }
 
 // Pools rows [begin, end): output[n, oh, ow, c] = max of rectify(transform(input, c)) over the window, and its packed

@@ -7,8 +7,9 @@ class ForwardTask {
  public:
   using acc_t = acc_type<scalar_t>;
   static constexpr int kTile = forward_tile(sizeof(scalar_t) == 2 ? DType::kHalf : DType::kFloat);
-  template <int kLanes>
-  using Outputs = Vec<acc_t, kLanes>[kTile][kTile];
+  static constexpr int kLanes = kLanesOf<acc_t>;
+  using V = Vec<acc_t, kLanes>;
+  using Outputs = V[kTile][kTile];
 
   ForwardTask(const ForwardParams& params, int64_t max_tiles)
       : p_(params),
@@ -83,40 +84,35 @@ class ForwardTask {
 
   // The outputs of a tile, channels [k, k + channels).
   void write(int64_t tile, int64_t tile_row, int64_t k, int64_t channels) {
-    constexpr int kLanes = kLanesOf<acc_t>;
     const TilePlace place = tile_place<kTile>(s_, tile);
-    const int64_t n = place.n, y = place.y, x = place.x;
-    if (p_.result == Result::kMap && channels == kPanel<acc_t>) {  // whole cache lines at a time
-      Outputs<kLanes> out[kVectors];
-      for (int v = 0; v < kVectors; ++v) {
-        outputs<kLanes>(place, tile_row, k, v * kLanes, out[v]);
-      }
-      return write_map<kLanes, kVectors>(n, y, x, k, out);
+    const int64_t vectors = ceil_div(channels, kLanes);
+    Outputs out[kVectors];
+#pragma GCC unroll 1
+    for (int v = 0; v < vectors; ++v) {
+      outputs(place, tile_row, k + v * kLanes, v * kLanes, channels - v * kLanes, out[v]);
     }
-    for_lanes<acc_t>(channels, [&](int64_t i, auto lanes) {
-      constexpr int kLanesHere = decltype(lanes)::value;
-      Outputs<kLanesHere> out[1];
-      outputs<kLanesHere>(place, tile_row, k, i, out[0]);
-      if (p_.result == Result::kMap) {
-        write_map<kLanesHere, 1>(n, y, x, k + i, out);
-      } else if (p_.result == Result::kPool) {
-        write_pool<kLanesHere>(n, y / 2, x / 2, k + i, out[0]);
+    if (p_.result == Result::kMap) {
+      return write_map(place, k, channels, out);
+    }
+#pragma GCC unroll 1
+    for (int v = 0; v < vectors; ++v) {
+      if (p_.result == Result::kPool) {
+        write_pool(place, k + v * kLanes, channels - v * kLanes, out[v]);
       } else {
-        write_winners<kLanesHere>(n, y / 2, x / 2, k + i, out[0]);
+        write_winners(place, k + v * kLanes, channels - v * kLanes, out[v]);
       }
-    });
+    }
   }
 
-  // Vector i of a panel from channel k on.
-  template <int kLanesHere>
-  SEGNET_INLINE void outputs(const TilePlace& place, int64_t tile_row, int64_t k, int64_t i, Outputs<kLanesHere>& out) {
-    using V = Vec<acc_t, kLanesHere>;
-    const V bias = p_.bias == nullptr ? V{} : load<kLanesHere>(static_cast<const scalar_t*>(p_.bias) + k + i);
+  // Of the channels from k on, of which `count` are there; they lie at i in the panel.
+  SEGNET_INLINE void outputs(const TilePlace& place, int64_t tile_row, int64_t k, int64_t i, int64_t count,
+                             Outputs& out) {
+    const V bias = p_.bias == nullptr ? V{} : load_first<kLanes>(static_cast<const scalar_t*>(p_.bias) + k, count);
     const auto put = [&](int row, int col, V sum) { out[row][col] = p_.relu ? relu(sum + bias) : sum + bias; };
     if (s_.direct()) {
       for (int row = 0; row < std::min<int64_t>(kTile, s_.height - place.y); ++row) {
         for (int col = 0; col < std::min<int64_t>(kTile, s_.width - place.x); ++col) {
-          put(row, col, load<kLanesHere>(products_.at(0, pixel_index(s_, place, row, col)) + i));
+          put(row, col, load<kLanes>(products_.at(0, pixel_index(s_, place, row, col)) + i));
         }
       }
       return;
@@ -125,62 +121,63 @@ class ForwardTask {
         [](const auto& in, auto& result) { Winograd<acc_t, kTile>::transform_products(in, result); },
         [&](int col, auto& column) {
           for (int row = 0; row < patch_side(kTile); ++row) {
-            column[row] = load<kLanesHere>(products_.at(row * patch_side(kTile) + col, tile_row) + i);
+            column[row] = load<kLanes>(products_.at(row * patch_side(kTile) + col, tile_row) + i);
           }
         },
         put);
   }
 
-  template <int kLanesHere, int kCount>
-  SEGNET_INLINE void write_map(int64_t n, int64_t y, int64_t x, int64_t k, const Outputs<kLanesHere> (&out)[kCount]) {
-    const int64_t rows = std::min<int64_t>(kTile, s_.height - y), cols = std::min<int64_t>(kTile, s_.width - x);
-    auto* to = static_cast<scalar_t*>(p_.output) + ((n * s_.height + y) * s_.width + x) * s_.out_channels + k;
+  // A pixel's vectors one after the other, since these are whole cache lines.
+  SEGNET_INLINE void write_map(const TilePlace& place, int64_t k, int64_t channels, const Outputs (&out)[kVectors]) {
+    const int64_t rows = std::min<int64_t>(kTile, s_.height - place.y);
+    const int64_t cols = std::min<int64_t>(kTile, s_.width - place.x);
     for (int row = 0; row < rows; ++row) {
       for (int col = 0; col < cols; ++col) {
-        scalar_t* pixel = to + (row * s_.width + col) * s_.out_channels;
-        for (int v = 0; v < kCount; ++v) {
-          store<kLanesHere>(pixel + v * kLanesHere, out[v][row][col], past_caches_);
+        scalar_t* to = static_cast<scalar_t*>(p_.output) + pixel_index(s_, place, row, col) * s_.out_channels + k;
+        if (channels == kPanel<acc_t>) {
+          for (int v = 0; v < kVectors; ++v) {
+            store<kLanes>(to + v * kLanes, out[v][row][col], past_caches_);
+          }
+        } else {
+          for (int v = 0; v < ceil_div(channels, kLanes); ++v) {
+            store_first<kLanes>(to + v * kLanes, out[v][row][col], channels - v * kLanes);
+          }
         }
       }
     }
   }
 
-  // Calls body(row, column, window index) for the windows of a tile, of which the first is [i, j] of the pooled map.
+  // Calls body(row, column, window index, rows and columns that it has in the map) for the windows of a tile.
   template <class Body>
-  SEGNET_INLINE void for_each_window(int64_t n, int64_t i, int64_t j, const Body& body) {
+  SEGNET_INLINE void for_each_window(const TilePlace& place, const Body& body) {
+    const int64_t i = place.y / 2, j = place.x / 2;
     for (int row = 0; row < kTile / 2 && i + row < p_.pooled_height; ++row) {
       for (int col = 0; col < kTile / 2 && j + col < p_.pooled_width; ++col) {
-        body(row, col, (n * p_.pooled_height + i + row) * p_.pooled_width + j + col);
+        body(row, col, (place.n * p_.pooled_height + i + row) * p_.pooled_width + j + col,
+             static_cast<int>(window_extent(i + row, s_.height)), static_cast<int>(window_extent(j + col, s_.width)));
       }
     }
   }
 
-  template <int kLanesHere>
-  void write_pool(int64_t n, int64_t i, int64_t j, int64_t k, const Outputs<kLanesHere>& out) {
-    for_each_window(n, i, j, [&](int row, int col, int64_t window) {
-      const auto value_at = [&](int place) {
-        return round_to<scalar_t, kLanesHere>(out[2 * row + place / 2][2 * col + place % 2]);
-      };
-      const Winners<acc_t, kLanesHere> winners(window_extent(i + row, s_.height), window_extent(j + col, s_.width),
-                                               value_at(0), value_at);
-      store<kLanesHere>(static_cast<scalar_t*>(p_.output) + window * s_.out_channels + k, winners.values);
-      store_codes<kLanesHere>(p_.codes_out + window * codes_bytes(s_.out_channels), k, winners.codes.packed());
+  void write_pool(const TilePlace& place, int64_t k, int64_t count, const Outputs& out) {
+    for_each_window(place, [&](int row, int col, int64_t window, int rows, int cols) {
+      const auto value_at = [&](int at) { return round_to<scalar_t, kLanes>(out[2 * row + at / 2][2 * col + at % 2]); };
+      const Winners<acc_t, kLanes> winners(rows, cols, value_at(0), value_at);
+      store_first<kLanes>(static_cast<scalar_t*>(p_.output) + window * s_.out_channels + k, winners.values, count);
+      store_first_codes<kLanes>(p_.codes_out + window * codes_bytes(s_.out_channels), k, count, winners.codes.packed());
     });
   }
 
-  template <int kLanesHere>
-  void write_winners(int64_t n, int64_t i, int64_t j, int64_t k, const Outputs<kLanesHere>& out) {
-    for_each_window(n, i, j, [&](int row, int col, int64_t window) {
-      const auto code = load_codes<acc_t, kLanesHere>(p_.codes + window * codes_bytes(s_.out_channels), k,
-                                                      static_cast<int>(window_extent(i + row, s_.height)),
-                                                      static_cast<int>(window_extent(j + col, s_.width)));
-      auto value = out[2 * row][2 * col];
-      for (int place = 1; place < 4; ++place) {
-        value = code == code_lanes<acc_t, kLanesHere>(static_cast<uint32_t>(place))
-                    ? out[2 * row + place / 2][2 * col + place % 2]
-                    : value;
+  void write_winners(const TilePlace& place, int64_t k, int64_t count, const Outputs& out) {
+    for_each_window(place, [&](int row, int col, int64_t window, int rows, int cols) {
+      const auto code =
+          load_first_codes<acc_t, kLanes>(p_.codes + window * codes_bytes(s_.out_channels), k, count, rows, cols);
+      V value = out[2 * row][2 * col];
+      for (int at = 1; at < 4; ++at) {
+        value = code == code_lanes<acc_t, kLanes>(static_cast<uint32_t>(at)) ? out[2 * row + at / 2][2 * col + at % 2]
+                                                                             : value;
       }
-      store<kLanesHere>(static_cast<scalar_t*>(p_.output) + window * s_.out_channels + k, value);
+      store_first<kLanes>(static_cast<scalar_t*>(p_.output) + window * s_.out_channels + k, value, count);
     });
   }
 

@@ -7,12 +7,14 @@ template <class scalar_t>
 void transform_output_grads(const Shape& s, const scalar_t* grad_output, int64_t begin, int64_t end, int64_t k,
                             int64_t channels, const Planes<acc_type<scalar_t>>& planes) {
   using acc_t = acc_type<scalar_t>;
+  constexpr int kLanes = kLanesOf<acc_t>;
+  using V = Vec<acc_t, kLanes>;
   if (s.direct()) {
     for (int64_t pixel = 0; pixel < s.pixels(); ++pixel) {
-      for_lanes<acc_t>(channels, [&](int64_t i, auto lanes) {
-        constexpr int kLanesHere = decltype(lanes)::value;
-        store<kLanesHere>(planes.at(0, pixel) + i, load<kLanesHere>(grad_output + pixel * s.out_channels + k + i));
-      });
+      for (int64_t i = 0; i < channels; i += kLanes) {
+        const scalar_t* from = grad_output + pixel * s.out_channels + k + i;
+        store<kLanes>(planes.at(0, pixel) + i, load_first<kLanes>(from, channels - i));
+      }
     }
     return;
   }
@@ -21,29 +23,28 @@ void transform_output_grads(const Shape& s, const scalar_t* grad_output, int64_t
     const int64_t rows = s.height - place.y, cols = s.width - place.x;  // of the map, from the tile on
     const scalar_t* from = grad_output + ((place.n * s.height + place.y) * s.width + place.x) * s.out_channels + k;
     acc_t* values = planes.at(0, tile - begin);
-    for_lanes<acc_t>(channels, [&](int64_t i, auto lanes) {
-      constexpr int kLanesHere = decltype(lanes)::value;
-      using V = Vec<acc_t, kLanesHere>;
+    for (int64_t i = 0; i < channels; i += kLanes) {
       transform_square<4, 6, V>(
           [](const auto& in, auto& out) { Winograd<acc_t, kGradTile>::transform_grads(in, out); },
           [&](int col, V(&column)[4]) {
             for (int row = 0; row < 4; ++row) {
               const scalar_t* pixel = from + (row * s.width + col) * s.out_channels + i;
-              prefetch<kLanesHere>(pixel + 8 * s.out_channels);  // of the tile after the next
-              column[row] = row < rows && col < cols ? load<kLanesHere>(pixel) : V{};
+              prefetch<kLanes>(pixel + 8 * s.out_channels);  // of the tile after the next
+              column[row] = row < rows && col < cols ? load_first<kLanes>(pixel, channels - i) : V{};
             }
           },
-          [&](int row, int col, V value) { store<kLanesHere>(values + (row * 6 + col) * planes.stride + i, value); });
-    });
+          [&](int row, int col, V value) { store<kLanes>(values + (row * 6 + col) * planes.stride + i, value); });
+    }
   }
 }
 
-// The gradients of the taps of kLanes input channels: [tap] of vectors to [input channel, tap].
+// The gradients of the taps of the first `count` of kLanes input channels: [tap] of vectors to [input channel, tap].
 template <class scalar_t, class acc_t, int kLanes>
-SEGNET_INLINE void store_taps(const Vec<acc_t, kLanes> (&taps)[kTaps], scalar_t* to) {
+SEGNET_INLINE void store_taps(const Vec<acc_t, kLanes> (&taps)[kTaps], int64_t count, scalar_t* to) {
   constexpr int kBlock = kTaps - 1;
+  int64_t lane = 0;
   if constexpr (kLanes % kBlock == 0) {
-    for (int lane = 0; lane < kLanes; lane += kBlock, to += kBlock * kTaps) {
+    for (; lane + kBlock <= std::min<int64_t>(count, kLanes); lane += kBlock, to += kBlock * kTaps) {
       Vec<acc_t, kBlock> rows[kBlock];
       for (int tap = 0; tap < kBlock; ++tap) {
         __builtin_memcpy(&rows[tap], reinterpret_cast<const acc_t*>(&taps[tap]) + lane, sizeof(rows[tap]));
@@ -54,11 +55,10 @@ SEGNET_INLINE void store_taps(const Vec<acc_t, kLanes> (&taps)[kTaps], scalar_t*
         store<1>(to + i * kTaps + kBlock, Vec<acc_t, 1>{taps[kBlock][lane + i]});
       }
     }
-  } else {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      for (int tap = 0; tap < kTaps; ++tap) {
-        store<1>(to + lane * kTaps + tap, Vec<acc_t, 1>{taps[tap][lane]});
-      }
+  }
+  for (; lane < std::min<int64_t>(count, kLanes); ++lane, to += kTaps) {
+    for (int tap = 0; tap < kTaps; ++tap) {
+      store<1>(to + tap, Vec<acc_t, 1>{taps[tap][lane]});
     }
   }
 }
@@ -69,42 +69,42 @@ template <class scalar_t>
 void write_taps(const GradWeightParams& p, int64_t block, int64_t begin, int64_t end, const acc_type<scalar_t>* sums,
                 int64_t part_stride) {
   using acc_t = acc_type<scalar_t>;
+  constexpr int kLanes = kLanesOf<acc_t>;
+  using V = Vec<acc_t, kLanes>;
   const Shape& s = p.shape;
   const int64_t row_stride = grad_weight_row(s);
   for (int64_t k = begin; k < end; ++k) {
     auto* to = static_cast<scalar_t*>(p.grad_weight) + (block * kGradBlock + k) * s.in_channels * kTaps;
-    for_lanes<acc_t>(s.in_channels, [&](int64_t c, auto lanes) {
-      constexpr int kLanesHere = decltype(lanes)::value;
-      using V = Vec<acc_t, kLanesHere>;
+    for (int64_t c = 0; c < s.in_channels; c += kLanes) {
+      const int64_t count = s.in_channels - c;
       V taps[kTaps];
-      const auto write = [&] {
-        if (!p.channels_last) {
-          return store_taps<scalar_t, acc_t, kLanesHere>(taps, to + c * kTaps);
-        }
-        for (int tap = 0; tap < kTaps; ++tap) {
-          store<kLanesHere>(to + tap * s.in_channels + c, taps[tap]);
-        }
-      };
       if (s.direct()) {
         for (int tap = 0; tap < kTaps; ++tap) {
-          taps[tap] = load<kLanesHere>(sums + (tap * kGradBlock + k) * row_stride + c);
+          taps[tap] = load<kLanes>(sums + (tap * kGradBlock + k) * row_stride + c);
         }
-        return write();
-      }
-      transform_square<6, 3, V>(
-          [](const auto& in, auto& out) { Winograd<acc_t, kGradTile>::transform_tap_grads(in, out); },
-          [&](int col, V(&column)[6]) {
-            for (int row = 0; row < 6; ++row) {
-              const acc_t* from = sums + ((row * 6 + col) * kGradBlock + k) * row_stride + c;
-              column[row] = load<kLanesHere>(from);
-              for (int64_t part = 1; part < p.parts; ++part) {
-                column[row] += load<kLanesHere>(from + part * part_stride);
+      } else {
+        transform_square<6, 3, V>(
+            [](const auto& in, auto& out) { Winograd<acc_t, kGradTile>::transform_tap_grads(in, out); },
+            [&](int col, V(&column)[6]) {
+              for (int row = 0; row < 6; ++row) {
+                const acc_t* from = sums + ((row * 6 + col) * kGradBlock + k) * row_stride + c;
+                column[row] = load<kLanes>(from);
+                for (int64_t part = 1; part < p.parts; ++part) {
+                  column[row] += load<kLanes>(from + part * part_stride);
+                }
               }
-            }
-          },
-          [&](int row, int col, V value) { taps[3 * row + col] = value; });
-      write();
-    });
+            },
+            [&](int row, int col, V value) { taps[3 * row + col] = value; });
+      }
+      if (!p.channels_last) {
+        store_taps<scalar_t, acc_t, kLanes>(taps, count, to + c * kTaps);
+        continue;
+      }
+#pragma GCC unroll 1
+      for (int tap = 0; tap < kTaps; ++tap) {
+        store_first<kLanes>(to + tap * s.in_channels + c, taps[tap], count);
+      }
+    }
   }
 }
 

@@ -37,18 +37,31 @@ inline int64_t rows_of(const Shape& s, int64_t tiles) {
   return s.direct() ? s.pixels() : tiles;
 }
 
-// A row, column or window that is not there reads as zero.
-template <int kLanesHere, class scalar_t>
-SEGNET_INLINE Vec<acc_type<scalar_t>, kLanesHere> source_value(const Source& source, const scalar_t* from, int64_t c) {
+// The map of a Source, for channels c and on, of which `count` are taken.
+template <class scalar_t>
+class SourceLanes {
+ public:
   using acc_t = acc_type<scalar_t>;
-  const auto value = load<kLanesHere>(from + c);
-  if (source.scale == nullptr) {
-    return value;
-  }
-  const BatchNormAffine<Vec<acc_t, kLanesHere>> affine{load<kLanesHere>(static_cast<const acc_t*>(source.scale) + c),
-                                                       load<kLanesHere>(static_cast<const acc_t*>(source.shift) + c)};
-  return relu(affine(value));
-}
+  static constexpr int kLanes = kLanesOf<acc_t>;
+  using V = Vec<acc_t, kLanes>;
+
+  SourceLanes(const Source& source, int64_t c, int64_t count = kLanes)
+      : count_(count),
+        normalized_(source.scale != nullptr),
+        affine_{normalized_ ? load_first<kLanes>(static_cast<const acc_t*>(source.scale) + c, count) : V{},
+                normalized_ ? load_first<kLanes>(static_cast<const acc_t*>(source.shift) + c, count) : V{}} {}
+
+  // Of the pixel whose channel c this is.
+  SEGNET_INLINE V whole(const scalar_t* from) const { return value(load<kLanes>(from)); }
+  SEGNET_INLINE V first(const scalar_t* from) const { return value(load_first<kLanes>(from, count_)); }
+
+ private:
+  SEGNET_INLINE V value(V v) const { return normalized_ ? relu(affine_(v)) : v; }
+
+  int64_t count_;
+  bool normalized_;
+  BatchNormAffine<V> affine_;
+};
 
 // A tile's image and the first row and column of its outputs.
 struct TilePlace {
@@ -93,179 +106,231 @@ struct OwnPlanes : Planes<T> {
   }
 };
 
-// A tile's patch of a map. kInside: all of it lies inside the map.
-template <class scalar_t, int kTile, bool kInside>
+// The pixels of a tile's patch, a vector of channels each: [column + 1, row + 1], with room for one more on each side,
+// so that the windows that it meets fit whole.
+template <int kTile, class acc_t>
+using PatchPixels = Vec<acc_t, kLanesOf<acc_t>>[patch_side(kTile) + 2][patch_side(kTile) + 2];
+
+// A tile's patch of a map.
+template <class scalar_t, int kTile>
 class DensePatch {
  public:
   static constexpr int kSide = patch_side(kTile);
+  using Lanes = SourceLanes<scalar_t>;
+  using V = typename Lanes::V;
 
   DensePatch(const Shape& s, const Source& source, const TilePlace& place)
-      : source_(source),
+      : s_(s),
+        source_(source),
+        place_(place),
         first_(static_cast<const scalar_t*>(source.map) +
-               ((place.n * s.height + place.y - 1) * s.width + place.x - 1) * s.in_channels),
-        column_stride_(s.in_channels),
-        row_stride_(s.width * s.in_channels) {
-    for (int i = 0; i < kSide; ++i) {
-      rows_[i] = place.y - 1 + i >= 0 && place.y - 1 + i < s.height;
-      columns_[i] = place.x - 1 + i >= 0 && place.x - 1 + i < s.width;
-    }
+               ((place.n * s.height + place.y - 1) * s.width + place.x - 1) * s.in_channels) {}
+
+  // Whether all of it lies inside the map.
+  bool inside() const {
+    return place_.y > 0 && place_.y + kTile + 1 <= s_.height && place_.x > 0 && place_.x + kTile + 1 <= s_.width;
   }
 
-  static bool inside(const Shape& s, const Source&, const TilePlace& place) {
-    return place.y > 0 && place.y + kTile + 1 <= s.height && place.x > 0 && place.x + kTile + 1 <= s.width;
-  }
-
-  // Channels c to c + kLanes - 1 of columns 0, 1, ... in turn.
-  template <int kLanes>
-  struct Columns {
-    using V = Vec<acc_type<scalar_t>, kLanes>;
-    const DensePatch& patch;
-    int64_t c;
-
-    Columns(const DensePatch& patch_, int64_t c_) : patch(patch_), c(c_) {}
+  // A whole vector of channels of columns 0, 1, ... in turn, of a patch inside.
+  class Columns {
+   public:
+    Columns(const DensePatch& patch, int64_t c) : patch_(patch), lanes_(patch.source_, c), c_(c) {}
 
     SEGNET_INLINE void operator()(int col, V (&pixels)[kSide]) const {
       for (int row = 0; row < kSide; ++row) {
-        const scalar_t* from = patch.first_ + row * patch.row_stride_ + col * patch.column_stride_;
-        prefetch<kLanes>(from + 2 * kTile * patch.column_stride_ + c);  // of the tile after the next
-        pixels[row] =
-            kInside || (patch.rows_[row] && patch.columns_[col]) ? source_value<kLanes>(patch.source_, from, c) : V{};
+        const scalar_t* from = patch_.pixel(row, col) + c_;
+        prefetch<Lanes::kLanes>(from + 2 * kTile * patch_.s_.in_channels);  // of the tile after the next
+        pixels[row] = lanes_.whole(from);
       }
     }
+
+   private:
+    const DensePatch& patch_;
+    const Lanes lanes_;
+    int64_t c_;
   };
 
+  // Of any patch: `count` channels from c on; what lies outside the map is zero.
+  __attribute__((noinline)) void gather(int64_t c, int64_t count,
+                                        PatchPixels<kTile, acc_type<scalar_t>>& pixels) const {
+    const Lanes lanes(source_, c, count);
+#pragma GCC unroll 1
+    for (int col = 0; col < kSide; ++col) {
+#pragma GCC unroll 1
+      for (int row = 0; row < kSide; ++row) {
+        const int64_t y = place_.y - 1 + row, x = place_.x - 1 + col;
+        const bool there = y >= 0 && y < s_.height && x >= 0 && x < s_.width;
+        pixels[col + 1][row + 1] = there ? lanes.first(pixel(row, col) + c) : V{};
+      }
+    }
+  }
+
  private:
+  SEGNET_INLINE const scalar_t* pixel(int row, int col) const {
+    return first_ + (row * s_.width + col) * s_.in_channels;
+  }
+
+  const Shape& s_;
   const Source& source_;
+  const TilePlace place_;
   const scalar_t* first_;
-  int64_t column_stride_, row_stride_;
-  bool rows_[kSide], columns_[kSide];
 };
 
 // The same of the map that unpooling makes. Of the windows that the patch meets, the first ones give it their last row
 // and column.
-template <class scalar_t, int kTile, bool kInside>
+template <class scalar_t, int kTile>
 class UnpooledPatch {
  public:
   static constexpr int kSide = patch_side(kTile);
   static constexpr int kWindows = kTile / 2 + 2;
+  using acc_t = acc_type<scalar_t>;
+  using Lanes = SourceLanes<scalar_t>;
+  static constexpr int kLanes = Lanes::kLanes;
+  using V = typename Lanes::V;
+  using Codes = Vec<mask_type<acc_t>, kLanes>;
 
-  UnpooledPatch(const Shape& s, const Source& source, const TilePlace& place) : source_(source) {
-    const int64_t i = place.y / 2 - 1, j = place.x / 2 - 1;
-    for (int k = 0; k < kWindows; ++k) {
-      rows_[k] = i + k >= 0 && i + k < source.pooled_height ? window_extent(i + k, s.height) : 0;
-      columns_[k] = j + k >= 0 && j + k < source.pooled_width ? window_extent(j + k, s.width) : 0;
-    }
-    const int64_t window = (place.n * source.pooled_height + i) * source.pooled_width + j;
+  UnpooledPatch(const Shape& s, const Source& source, const TilePlace& place)
+      : s_(s), source_(source), place_(place), bytes_(codes_bytes(s.in_channels)) {
+    const int64_t window = (place.n * source.pooled_height + place.y / 2 - 1) * source.pooled_width + place.x / 2 - 1;
     first_ = static_cast<const scalar_t*>(source.map) + window * s.in_channels;
-    codes_ = source.codes + window * codes_bytes(s.in_channels);
-    channels_ = s.in_channels;
-    bytes_ = codes_bytes(s.in_channels);
+    codes_ = source.codes + window * bytes_;
   }
 
-  static bool inside(const Shape& s, const Source& source, const TilePlace& place) {
+  bool inside() const {
     constexpr int kAfter = kWindows - 1;  // from the tile's first window on
-    return place.y > 0 && place.y + 2 * kAfter <= s.height && place.y / 2 + kAfter <= source.pooled_height &&
-           place.x > 0 && place.x + 2 * kAfter <= s.width && place.x / 2 + kAfter <= source.pooled_width;
+    return place_.y > 0 && place_.y + 2 * kAfter <= s_.height && place_.y / 2 + kAfter <= source_.pooled_height &&
+           place_.x > 0 && place_.x + 2 * kAfter <= s_.width && place_.x / 2 + kAfter <= source_.pooled_width;
   }
 
-  template <int kLanes>
-  struct Columns {
-    using acc_t = acc_type<scalar_t>;
-    using V = Vec<acc_t, kLanes>;
-    const UnpooledPatch& patch;
-    int64_t c;
-    V values[kWindows] = {};
-    using Codes = Vec<mask_type<acc_t>, kLanes>;
-    Codes codes[kWindows] = {};
-    // Kept, since GCC would make them lane by lane for every column.
-    const Codes places[4] = {code_lanes<acc_t, kLanes>(0), code_lanes<acc_t, kLanes>(1), code_lanes<acc_t, kLanes>(2),
-                             code_lanes<acc_t, kLanes>(3)};
-
-    Columns(const UnpooledPatch& patch_, int64_t c_) : patch(patch_), c(c_) {}
+  class Columns {
+   public:
+    Columns(const UnpooledPatch& patch, int64_t c) : patch_(patch), lanes_(patch.source_, c), c_(c) {}
 
     SEGNET_INLINE void operator()(int col, V (&pixels)[kSide]) {
       if (col == 0 || col % 2 == 1) {
         load_windows((col + 1) / 2);
       }
       for (int row = 0; row < kSide; ++row) {
-        pixels[row] = codes[(row + 1) / 2] == places[2 * ((row + 1) % 2) + (col + 1) % 2] ? values[(row + 1) / 2] : V{};
+        const int i = (row + 1) / 2;
+        pixels[row] = codes_[i] == places_[2 * ((row + 1) % 2) + (col + 1) % 2] ? values_[i] : V{};
       }
     }
 
+   private:
     SEGNET_INLINE void load_windows(int column) {
       for (int row = 0; row < kWindows; ++row) {
-        const int64_t window = row * patch.source_.pooled_width + column;
-        if (kInside || (patch.rows_[row] > 0 && patch.columns_[column] > 0)) {
-          // The window of the tile after the next.
-          prefetch<kLanes>(patch.first_ + (window + kTile) * patch.channels_ + c);
-          values[row] = source_value<kLanes>(patch.source_, patch.first_ + window * patch.channels_, c);
-          codes[row] = load_codes<acc_t, kLanes>(patch.codes_ + window * patch.bytes_, c,
-                                                 kInside ? 2 : static_cast<int>(patch.rows_[row]),
-                                                 kInside ? 2 : static_cast<int>(patch.columns_[column]));
-        } else {
-          values[row] = V{};
-          codes[row] = Vec<mask_type<acc_t>, kLanes>{};
+        const int64_t window = row * patch_.source_.pooled_width + column;
+        const scalar_t* from = patch_.first_ + window * patch_.s_.in_channels + c_;
+        prefetch<kLanes>(from + kTile * patch_.s_.in_channels);  // of the tile after the next
+        values_[row] = lanes_.whole(from);
+        codes_[row] = load_codes<acc_t, kLanes>(patch_.codes_ + window * patch_.bytes_, c_, 2, 2);
+      }
+    }
+
+    const UnpooledPatch& patch_;
+    const Lanes lanes_;
+    int64_t c_;
+    V values_[kWindows] = {};
+    Codes codes_[kWindows] = {};
+    // Kept, since GCC would make them lane by lane for every column.
+    const Codes places_[4] = {code_lanes<acc_t, kLanes>(0), code_lanes<acc_t, kLanes>(1), code_lanes<acc_t, kLanes>(2),
+                              code_lanes<acc_t, kLanes>(3)};
+  };
+
+  __attribute__((noinline)) void gather(int64_t c, int64_t count, PatchPixels<kTile, acc_t>& pixels) const {
+    const Lanes lanes(source_, c, count);
+    const Codes places[4] = {code_lanes<acc_t, kLanes>(0), code_lanes<acc_t, kLanes>(1), code_lanes<acc_t, kLanes>(2),
+                             code_lanes<acc_t, kLanes>(3)};
+#pragma GCC unroll 1
+    for (int column = 0; column < kWindows; ++column) {
+#pragma GCC unroll 1
+      for (int row = 0; row < kWindows; ++row) {
+        const int64_t i = place_.y / 2 - 1 + row, j = place_.x / 2 - 1 + column;
+        V value{};
+        Codes code{};
+        if (i >= 0 && i < source_.pooled_height && j >= 0 && j < source_.pooled_width) {
+          const int64_t window = row * source_.pooled_width + column;
+          value = lanes.first(first_ + window * s_.in_channels + c);
+          code = load_first_codes<acc_t, kLanes>(codes_ + window * bytes_, c, count, window_extent(i, s_.height),
+                                                 window_extent(j, s_.width));
+        }
+        for (int place = 0; place < 4; ++place) {
+          pixels[2 * column + place % 2][2 * row + place / 2] = code == places[place] ? value : V{};
         }
       }
     }
-  };
+  }
 
  private:
+  const Shape& s_;
   const Source& source_;
+  const TilePlace place_;
   const scalar_t* first_;
   const uint8_t* codes_;
-  int64_t channels_, bytes_;
-  int64_t rows_[kWindows], columns_[kWindows];  // that a window has inside the map, 0 where there is no window
+  int64_t bytes_;
 };
 
-template <int kTile, class Patch, class acc_t>
-void transform_patch(const Patch& patch, int64_t channels, acc_t* values, int64_t stride) {
-  for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
-    constexpr int kLanesHere = decltype(lanes)::value;
-    typename Patch::template Columns<kLanesHere> columns(patch, c);
-    constexpr int kSide = patch_side(kTile);
-    transform_square<kSide, kSide, Vec<acc_t, kLanesHere>>(
-        [](const auto& in, auto& out) { Winograd<acc_t, kTile>::transform_data(in, out); }, columns,
-        [=](int row, int col, auto value) { store<kLanesHere>(values + (row * kSide + col) * stride + c, value); });
-  });
+// A patch at the points, from columns(column, vectors) for columns 0, 1, ... in turn.
+template <int kTile, class acc_t, class Columns>
+SEGNET_INLINE void transform_columns(Columns&& columns, acc_t* values, int64_t stride) {
+  constexpr int kLanes = kLanesOf<acc_t>, kSide = patch_side(kTile);
+  transform_square<kSide, kSide, Vec<acc_t, kLanes>>(
+      [](const auto& in, auto& out) { Winograd<acc_t, kTile>::transform_data(in, out); }, columns,
+      [=](int row, int col, auto value) { store<kLanes>(values + (row * kSide + col) * stride, value); });
+}
+
+// A function of its own, since it serves all kinds of patches.
+template <int kTile, class acc_t>
+__attribute__((noinline)) void transform_pixels(const PatchPixels<kTile, acc_t>& pixels, acc_t* values,
+                                                int64_t stride) {
+  const auto columns = [&](int col, auto& column) {
+    for (int row = 0; row < patch_side(kTile); ++row) {
+      column[row] = pixels[col + 1][row + 1];
+    }
+  };
+  transform_columns<kTile>(columns, values, stride);
 }
 
 // Where the convolution is direct, the taps are the points, and pixels the tiles.
-template <int kTile, class Patch, class acc_t>
-void gather_patch(const Patch& patch, const Shape& s, const TilePlace& place, const Planes<acc_t>& planes) {
-  for_lanes<acc_t>(s.in_channels, [&](int64_t c, auto lanes) {
-    constexpr int kLanesHere = decltype(lanes)::value;
-    typename Patch::template Columns<kLanesHere> columns(patch, c);
-    constexpr int kSide = patch_side(kTile);
-    Vec<acc_t, kLanesHere> pixels[kSide][kSide];  // [column, row]
+template <int kTile, class acc_t>
+void store_pixels(const PatchPixels<kTile, acc_t>& pixels, const Shape& s, const TilePlace& place, int64_t c,
+                  const Planes<acc_t>& planes) {
+  for (int y = 0; y < std::min<int64_t>(kTile, s.height - place.y); ++y) {
+    for (int x = 0; x < std::min<int64_t>(kTile, s.width - place.x); ++x) {
 #pragma GCC unroll 1
-    for (int col = 0; col < kSide; ++col) {
-      columns(col, pixels[col]);
-    }
-    for (int y = 0; y < std::min<int64_t>(kTile, s.height - place.y); ++y) {
-      for (int x = 0; x < std::min<int64_t>(kTile, s.width - place.x); ++x) {
-#pragma GCC unroll 1
-        for (int tap = 0; tap < kTaps; ++tap) {
-          store<kLanesHere>(planes.at(tap, pixel_index(s, place, y, x)) + c, pixels[x + tap % 3][y + tap / 3]);
-        }
+      for (int tap = 0; tap < kTaps; ++tap) {
+        store<kLanesOf<acc_t>>(planes.at(tap, pixel_index(s, place, y, x)) + c,
+                               pixels[1 + x + tap % 3][1 + y + tap / 3]);
       }
     }
-  });
+  }
 }
 
 // The patches of tiles [begin, end) at the points: a row a tile.
-template <int kTile, class scalar_t, template <class, int, bool> class Patch>
+template <int kTile, class scalar_t, template <class, int> class Patch>
 void transform_patches_of(const Shape& s, const Source& source, int64_t begin, int64_t end,
                           const Planes<acc_type<scalar_t>>& planes) {
+  using acc_t = acc_type<scalar_t>;
+  constexpr int kLanes = kLanesOf<acc_t>;
   for (int64_t tile = begin; tile < end; ++tile) {
     const TilePlace place = tile_place<kTile>(s, tile);
+    const Patch<scalar_t, kTile> patch(s, source, place);
     auto* values = planes.at(0, tile - begin);
-    if (s.direct()) {
-      gather_patch<kTile>(Patch<scalar_t, kTile, false>(s, source, place), s, place, planes);
-    } else if (Patch<scalar_t, kTile, true>::inside(s, source, place)) {
-      transform_patch<kTile>(Patch<scalar_t, kTile, true>(s, source, place), s.in_channels, values, planes.stride);
-    } else {
-      transform_patch<kTile>(Patch<scalar_t, kTile, false>(s, source, place), s.in_channels, values, planes.stride);
+    int64_t c = 0;
+    if (!s.direct() && patch.inside()) {
+      for (; c + kLanes <= s.in_channels; c += kLanes) {
+        typename Patch<scalar_t, kTile>::Columns columns(patch, c);
+        transform_columns<kTile>(columns, values + c, planes.stride);
+      }
+    }
+    for (; c < s.in_channels; c += kLanes) {  // rows of planes are whole vectors
+      PatchPixels<kTile, acc_t> pixels;
+      patch.gather(c, s.in_channels - c, pixels);
+      if (s.direct()) {
+        store_pixels<kTile>(pixels, s, place, c, planes);
+      } else {
+        transform_pixels<kTile>(pixels, values + c, planes.stride);
+      }
     }
   }
 }
@@ -374,10 +439,9 @@ void copy_taps(const Weight& weight, int64_t k, int64_t channels, int64_t begin,
     for (int tap = 0; tap < kTaps; ++tap, to += kPanel<acc_t>) {
       const auto* from = static_cast<const scalar_t*>(weight.data) + k + c * weight.c_stride +
                          (weight.flip ? kTaps - 1 - tap : tap) * weight.tap_stride;
-      for_lanes<acc_t>(channels, [&](int64_t i, auto lanes) {
-        constexpr int kLanes = decltype(lanes)::value;
-        store<kLanes>(to + i, load<kLanes>(from + i));
-      });
+      for (int64_t i = 0; i < channels; i += kLanesOf<acc_t>) {
+        store<kLanesOf<acc_t>>(to + i, load_first<kLanesOf<acc_t>>(from + i, channels - i));
+      }
     }
   }
 }

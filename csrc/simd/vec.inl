@@ -159,6 +159,36 @@ SEGNET_INLINE void store(scalar_t* to, Vec<acc_type<scalar_t>, kLanes> value) {
   }
 }
 
+// The same of the first `count` elements where these are fewer than kLanes, but at least one; lanes past them are
+// loaded as zero.
+template <int kCount, class scalar_t>
+SEGNET_INLINE void copy_first(scalar_t* to, const scalar_t* from, int64_t count) {
+  if constexpr (kCount > 0) {
+    if (count & kCount) {
+      __builtin_memcpy(to, from, kCount * sizeof(scalar_t));
+    }
+    copy_first<kCount / 2>(to + (count & kCount), from + (count & kCount), count);
+  }
+}
+template <int kLanes, class scalar_t>
+SEGNET_INLINE Vec<acc_type<scalar_t>, kLanes> load_first(const scalar_t* from, int64_t count) {
+  if (count >= kLanes) {
+    return load<kLanes>(from);
+  }
+  scalar_t first[kLanes] = {};
+  copy_first<kLanes / 2>(first, from, count);
+  return load<kLanes>(first);
+}
+template <int kLanes, class scalar_t>
+SEGNET_INLINE void store_first(scalar_t* to, Vec<acc_type<scalar_t>, kLanes> value, int64_t count) {
+  if (count >= kLanes) {
+    return store<kLanes>(to, value);
+  }
+  scalar_t first[kLanes];
+  store<kLanes>(first, value);
+  copy_first<kLanes / 2>(to, first, count);
+}
+
 // Fetches the lines of kCount elements, for kernels that walk through memory in more and shorter steps than the
 // processor foresees: into the level-1 cache, or only the next one where they would push out what is at work. Any
 // address will do: one that is not there is left alone.
