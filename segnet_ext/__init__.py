@@ -3,8 +3,8 @@
 __version__ = "0.1.0"
 
 from segnet_ext import nn, ops, reference
-from segnet_ext._extension import build_info
+from segnet_ext._extension import build_info, empty_cache
 from segnet_ext.inference import freeze
 from segnet_ext.models import SegNet, SegNetBasic
 
-__all__ = ["SegNet", "SegNetBasic", "__version__", "build_info", "freeze", "nn", "ops", "reference"]
+__all__ = ["SegNet", "SegNetBasic", "__version__", "build_info", "empty_cache", "freeze", "nn", "ops", "reference"]

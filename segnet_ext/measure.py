@@ -176,6 +176,9 @@ def peak_of(run: Callable[[], object]) -> tuple[int | None, int | None]:
 
 def _return_freed_memory() -> None:
     """Gives what was freed back to the system: a pass that used it again would seem to need none."""
+    from segnet_ext import empty_cache
+
+    empty_cache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     if trim is not None:
         trim(0)

@@ -3,7 +3,6 @@
 import copy
 import io
 import pickle
-import sys
 import threading
 
 import pytest
@@ -15,8 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import segnet_ext
-from segnet_ext import SegNet, SegNetBasic, freeze, ops
-from segnet_ext._extension import _C
+from segnet_ext import SegNet, SegNetBasic, freeze
 from segnet_ext.inference import average_over_views, monte_carlo_dropout
 
 
@@ -141,28 +139,6 @@ def test_threads(name):
         thread.join()
     for actual, wanted in zip(found, expected, strict=True):
         assert_equal(actual, wanted)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere every map is fresh memory")
-def test_large_maps_reuse_memory():
-    x, weight = torch.randn(1, 16, 300, 300), torch.randn(16, 16, 3, 3)
-    with torch.inference_mode():
-        expected = ops.conv2d(x, weight)
-        assert expected.nbytes > 4 << 20
-        with _C.MapReuse():
-            first = ops.conv2d(x, weight)
-            place = first.data_ptr()
-            with _C.MapReuse():  # has blocks of its own
-                assert ops.conv2d(x, weight).data_ptr() != place
-            second = ops.conv2d(x, weight)
-            assert second.data_ptr() != place
-            del first
-            third = ops.conv2d(x, weight)
-            assert third.data_ptr() == place
-            small = ops.conv2d(x[:, :, :8], weight)  # too small to lie in a block
-        for result in (second, third):  # also when the blocks are gone
-            assert_equal(result, expected)
-        assert_equal(small[:, :, :7], expected[:, :, :7])
 
 
 def test_results_of_passes_that_reuse_memory_are_apart():

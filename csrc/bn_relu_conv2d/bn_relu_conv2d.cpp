@@ -261,7 +261,7 @@ at::Tensor bn_relu_conv2d_grad_weight(const at::Tensor& grad_output, const at::T
       make_operand(op, input, bn_weight, bn_bias, mean, var, eps, codes, grad_output.size(2), grad_output.size(3));
   const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor grad_weight =
-      at::empty({grad.size(1), input.size(1), 3, 3}, input.options().memory_format(weight_format(channels_last)));
+      empty_large({grad.size(1), input.size(1), 3, 3}, input.options(), weight_format(channels_last));
   if (grad.numel() == 0) {
     grad_weight.zero_();
   } else {

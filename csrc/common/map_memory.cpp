@@ -1,131 +1,197 @@
 #include "common/map_memory.h"
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
+#include <c10/core/CPUAllocator.h>
 
 #include <algorithm>
+#include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
+
+#include "common/line_array.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
 namespace segnet_ext {
+namespace {
 
-// The free blocks of memory of a MapReuse. Tensors hold it, since their memory comes back to it.
+constexpr size_t kHugePage = size_t(2) << 20;
+constexpr size_t kLarge = 2 * kHugePage;
+// What is held on to for the next maps, at most: what the steps of a training would otherwise find and clear anew.
+constexpr size_t kKept = size_t(256) << 20;
+
+}  // namespace
+
+// Memory of large maps, in blocks that are the system's own: among the small blocks of a heap, those of maps that are
+// gone would be holes, too small for the next map and lost to the system. Maps hold their Blocks, since their memory
+// comes back to it.
 class MapReuse::Blocks : public std::enable_shared_from_this<MapReuse::Blocks> {
  public:
-  ~Blocks() { give_back(); }
+  // Of what is free, so many bytes are kept at most, and with what is in use never more than was in use at once.
+  explicit Blocks(size_t kept) : kept_(kept) {}
+  ~Blocks() { close(); }
 
-  at::Tensor map(at::IntArrayRef sizes, const at::TensorOptions& options, size_t bytes) {
+  c10::DataPtr allocate(size_t bytes) {
     const Block block = take(bytes);
     if (block.data == nullptr) {
-      return {};
+      return c10::GetCPUAllocator()->allocate(bytes);  // or its error
     }
-    const int64_t c = sizes[1], h = sizes[2], w = sizes[3];
-    auto release = [blocks = shared_from_this(), block](void*) { blocks->put(block); };
-    return at::from_blob(block.data, sizes, {h * w * c, 1, w * c, c}, std::move(release),
-                         options.memory_format(std::nullopt));
+    c10::profiledCPUMemoryReporter().New(block.data, block.bytes);
+    return {block.data, new Loan{shared_from_this(), block}, &Loan::end, c10::Device(c10::kCPU)};
+  }
+
+  // Gives all that is free back to the system, and forgets how much was ever in use.
+  void empty() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    most_used_bytes_ = used_bytes_;
+    give_back_spare();
   }
 
   // From now on what comes back is given back to the system.
   void close() {
     const std::lock_guard<std::mutex> lock(mutex_);
     open_ = false;
-    give_back();
+    give_back_spare();
   }
 
  private:
   struct Block {
-    void* data;
-    size_t bytes;
+    void* data = nullptr;
+    size_t bytes = 0;
+    void* mapping = nullptr;  // which it lies in
+  };
+  struct Loan {
+    std::shared_ptr<Blocks> blocks;
+    Block block;
+
+    static void end(void* loan) {
+      const std::unique_ptr<Loan> self(static_cast<Loan*>(loan));
+      c10::profiledCPUMemoryReporter().Delete(self->block.data);
+      self->blocks->put(self->block);
+    }
   };
 
-  // The smallest free block that holds so many bytes without wasting most of it, or a new one.
+#if defined(__linux__)
+  // From near the beginning of a huge page on; what is mapped beside the block stays untouched, and so takes no memory.
+  // Where exactly differs from block to block, since maps a power of two apart would compete for a few places of the
+  // caches.
+  Block new_block(size_t bytes) {
+    void* mapping = mmap(nullptr, bytes + kBeside, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapping == MAP_FAILED) {
+      return {};
+    }
+    const uintptr_t page = (reinterpret_cast<uintptr_t>(mapping) + kHugePage - 1) / kHugePage * kHugePage;
+    place_ = (place_ + 1) % kPlaces;
+    const size_t shift = place_ * kShift;
+#if defined(MADV_HUGEPAGE)
+    // A hint: where it is refused there is nothing to do about it.
+    madvise(reinterpret_cast<void*>(page), (shift + bytes) / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
+    return {reinterpret_cast<void*>(page + shift), bytes, mapping};
+  }
+  static void delete_block(Block block) { munmap(block.mapping, block.bytes + kBeside); }
+#else  // maps are torch's own
+  static Block new_block(size_t) { return {}; }
+  static void delete_block(Block) {}
+#endif
+
+  // The smallest free block that holds so many bytes and little more, or a new one.
   Block take(size_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
     auto best = free_.end();
     for (auto it = free_.begin(); it != free_.end(); ++it) {
-      const bool fits = it->bytes >= bytes && it->bytes / 4 <= bytes;
+      const bool fits = it->bytes >= bytes && it->bytes / 5 * 4 <= bytes;
       if (fits && (best == free_.end() || it->bytes < best->bytes)) {
         best = it;
       }
     }
+    Block block;
     if (best != free_.end()) {
-      const Block block = *best;
+      block = *best;
       free_.erase(best);
-      return block;
+      free_bytes_ -= block.bytes;
+      used_bytes_ += block.bytes;
+    } else {
+      used_bytes_ += bytes;
+      give_back_spare();
+      block = new_block(bytes);
+      used_bytes_ -= bytes - block.bytes;
     }
-    give_back();
-#if defined(__linux__)
-    void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return {data == MAP_FAILED ? nullptr : data, bytes};
-#else
-    return {nullptr, 0};
-#endif
+    most_used_bytes_ = std::max(most_used_bytes_, used_bytes_);
+    return block;
   }
 
   void put(Block block) {
     const std::lock_guard<std::mutex> lock(mutex_);
     free_.push_back(block);
-    if (!open_) {
-      give_back();
-    }
+    free_bytes_ += block.bytes;
+    used_bytes_ -= block.bytes;
+    give_back_spare();
   }
 
-  void give_back() {
-#if defined(__linux__)
-    for (const Block& block : free_) {
-      munmap(block.data, block.bytes);
+  // What has been free for longest, as far as less is to be kept.
+  void give_back_spare() {
+    const size_t most = open_ && used_bytes_ < most_used_bytes_ ? std::min(kept_, most_used_bytes_ - used_bytes_) : 0;
+    auto end = free_.begin();
+    for (; free_bytes_ > most; ++end) {
+      delete_block(*end);
+      free_bytes_ -= end->bytes;
     }
-#endif
-    free_.clear();
+    free_.erase(free_.begin(), end);
   }
 
+  static constexpr size_t kPlaces = 13, kShift = 78 * kLineBytes, kBeside = kHugePage + kPlaces * kShift;
+
+  const size_t kept_;
   std::mutex mutex_;
-  std::vector<Block> free_;
+  std::vector<Block> free_;  // in the order in which they came back
+  size_t free_bytes_ = 0, used_bytes_ = 0, most_used_bytes_ = 0, place_ = 0;
   bool open_ = true;
 };
 
 namespace {
 
-constexpr size_t kHugePage = size_t(2) << 20;
-constexpr size_t kLargeMap = 2 * kHugePage;
+using Blocks = MapReuse::Blocks;
 
-std::shared_ptr<MapReuse::Blocks>& current_blocks() {
-  thread_local std::shared_ptr<MapReuse::Blocks> blocks;
+// Of the MapReuse that this thread has entered.
+std::shared_ptr<Blocks>& entered_blocks() {
+  thread_local std::shared_ptr<Blocks> blocks;
   return blocks;
 }
 
-void ask_for_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
-#if defined(MADV_HUGEPAGE)
-  // Only the whole huge pages inside, so that no memory beside the map's is touched.
-  const auto begin = reinterpret_cast<uintptr_t>(data);
-  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage,
-                  last = (begin + bytes) / kHugePage * kHugePage;
-  // A hint: where it is refused there is nothing to do about it.
-  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
+// Of all threads.
+Blocks& common_blocks() {
+  static auto* const blocks = new std::shared_ptr<Blocks>(std::make_shared<Blocks>(kKept));  // maps outlive statics
+  return **blocks;
 }
+
+// What torch asks for memory when it makes or resizes a map.
+class MapAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    return (entered_blocks() ? *entered_blocks() : common_blocks()).allocate(bytes);
+  }
+  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+};
 
 }  // namespace
 
-at::Tensor empty_map(at::IntArrayRef sizes, const at::TensorOptions& options) {
+at::Tensor empty_large(at::IntArrayRef sizes, const at::TensorOptions& options, at::MemoryFormat format) {
   const auto bytes = static_cast<size_t>(c10::multiply_integers(sizes)) * options.dtype().itemsize();
-  const bool large = options.device().is_cpu() && bytes >= kLargeMap;
-  at::Tensor map;
-  if (large && current_blocks()) {
-    map = current_blocks()->map(sizes, options, bytes);
+  if (!options.device().is_cpu() || bytes < kLarge) {
+    return at::empty(sizes, options.memory_format(format));
   }
-  if (!map.defined()) {
-    map = at::empty(sizes, options.memory_format(at::MemoryFormat::ChannelsLast));
-  }
-  if (large) {
-    ask_for_huge_pages(map.mutable_data_ptr(), bytes);
-  }
-  return map;
+  static MapAllocator allocator;
+  return at::Tensor(at::detail::empty_generic(sizes, &allocator, c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                              c10::typeMetaToScalarType(options.dtype()), format));
+}
+
+void empty_cache() {
+  common_blocks().empty();
 }
 
 MapReuse::MapReuse() = default;
@@ -136,12 +202,12 @@ MapReuse::~MapReuse() {
 }
 
 void MapReuse::enter() {
-  blocks_ = std::make_shared<Blocks>();
-  before_ = std::exchange(current_blocks(), blocks_);
+  blocks_ = std::make_shared<Blocks>(SIZE_MAX);
+  before_ = std::exchange(entered_blocks(), blocks_);
 }
 
 void MapReuse::exit() {
-  current_blocks() = std::move(before_);
+  entered_blocks() = std::move(before_);
   std::exchange(blocks_, nullptr)->close();
 }
 

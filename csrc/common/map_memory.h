@@ -7,14 +7,21 @@
 
 namespace segnet_ext {
 
-// An uninitialised channels_last map [N, C, H, W]. A large one on the CPU gets huge pages where the system has them:
-// where every 4 KiB of fresh memory is a page fault, those faults take several times as long as the kernel that writes
-// the map.
-at::Tensor empty_map(at::IntArrayRef sizes, const at::TensorOptions& options);
+// An uninitialised tensor that may be large. A large one on the CPU lies in memory of its own, in huge pages where the
+// system has them: where every 4 KiB of fresh memory is a page fault, those faults take several times as long as the
+// kernel that writes it. Some of the memory of those that are gone is kept for the next ones, until empty_cache();
+// never more, with what is in use, than was in use at once.
+at::Tensor empty_large(at::IntArrayRef sizes, const at::TensorOptions& options, at::MemoryFormat format);
+// A channels_last map [N, C, H, W].
+inline at::Tensor empty_map(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  return empty_large(sizes, options, at::MemoryFormat::ChannelsLast);
+}
 
-// While one is entered, large CPU maps that this thread's operations return lie in memory of earlier ones that are
-// gone: for passes without a graph, each of whose maps would be fresh memory otherwise, found and cleared by the system
-// page by page. What is free then is given back before more is asked for, and at the end. Maps outlive it as they like.
+void empty_cache();
+
+// While one is entered, this thread's large CPU tensors have memory to themselves, and all that comes free is kept: for
+// passes without a graph, where two maps are in use at a time and each would be fresh memory otherwise. At the end it
+// is given back. Maps outlive it as they like.
 class MapReuse {
  public:
   MapReuse();

@@ -1,8 +1,8 @@
 #include "conv3x3/conv3x3.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
 
+#include "common/map_memory.h"
 #include "segnet_ext/checks.h"
 
 namespace segnet_ext::conv3x3 {
@@ -32,13 +32,13 @@ void run_forward(at::ScalarType dtype, const ForwardParams& params) {
   ForwardParams shared = params;
   at::Tensor points, patches;
   if (const int64_t bytes = forward_points_bytes(type, params.shape, tasks); bytes > 0) {
-    points = at::empty({bytes}, at::kByte);
+    points = empty_large({bytes}, at::kByte, at::MemoryFormat::Contiguous);
     shared.points = points.mutable_data_ptr();
     at::parallel_for(0, (params.shape.out_channels + kPointChannels - 1) / kPointChannels, 1,
                      [&](int64_t begin, int64_t end) { forward_points(type, shared, begin, end); });
   }
   if (const int64_t bytes = forward_patches_bytes(type, params.shape, tasks, threads); bytes > 0) {
-    patches = at::empty({bytes}, at::kByte);
+    patches = empty_large({bytes}, at::kByte, at::MemoryFormat::Contiguous);
     shared.patches = patches.mutable_data_ptr();
     at::parallel_for(0, params.shape.tiles(forward_tile(type)), 1,
                      [&](int64_t begin, int64_t end) { forward_patches(type, shared, begin, end); });
@@ -67,8 +67,9 @@ void run_grad_weight(const Shape& shape, const Source& source, const at::Tensor&
   const int64_t parts = grad_weight_parts(shape), blocks = grad_weight_blocks(shape);
   at::Tensor sums;
   if (parts > 1) {
-    sums = at::empty({parts * blocks, grad_weight_sums_size(shape)},
-                     grad_output.options().dtype(acc_scalar_type(grad_output.scalar_type())));
+    sums = empty_large({parts * blocks, grad_weight_sums_size(shape)},
+                       grad_output.options().dtype(acc_scalar_type(grad_output.scalar_type())),
+                       at::MemoryFormat::Contiguous);
   }
   const GradWeightParams params{shape,
                                 source,

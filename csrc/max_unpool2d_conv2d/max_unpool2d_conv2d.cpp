@@ -68,8 +68,7 @@ at::Tensor max_unpool2d_conv2d_grad_input(const at::Tensor& grad_output, const a
                     weight.size(0), " with shape ", weight.sizes());
 
   const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);
-  at::Tensor grad_input = at::empty({grad.size(0), weight.size(1), pooled_height, pooled_width},
-                                    grad.options().memory_format(at::MemoryFormat::ChannelsLast));
+  at::Tensor grad_input = empty_map({grad.size(0), weight.size(1), pooled_height, pooled_width}, grad.options());
   const PoolShape pool = unpool_shape(op, grad_input, grad.size(2), grad.size(3));
   check_codes(op, codes, grad.device(), pool.batch, pool.channels, pooled_height, pooled_width);
   if (grad_input.numel() > 0) {
@@ -96,8 +95,8 @@ at::Tensor max_unpool2d_conv2d_grad_weight(const at::Tensor& grad_output, const 
   const at::Tensor grad = grad_output.contiguous(at::MemoryFormat::ChannelsLast);
   const Shape shape{pool.batch,   pool.channels, pool.pooled_height, pool.pooled_width,
                     grad.size(1), pool.height,   pool.width,         kernel_size};
-  at::Tensor grad_weight = at::empty({shape.out_channels, shape.in_channels, kernel_size, kernel_size},
-                                     map.options().memory_format(weight_format(channels_last)));
+  at::Tensor grad_weight = empty_large({shape.out_channels, shape.in_channels, kernel_size, kernel_size}, map.options(),
+                                       weight_format(channels_last));
   if (grad.numel() == 0) {
     grad_weight.zero_();
   } else {
