@@ -21,14 +21,15 @@ namespace {
 
 constexpr size_t kHugePage = size_t(2) << 20;
 constexpr size_t kLarge = 2 * kHugePage;
-// What is held on to for the next maps, at most: what the steps of a training would otherwise find and clear anew.
+// What is held on to for the next tensors, at most: what each step of a training would else have found and cleared
+// anew.
 constexpr size_t kKept = size_t(256) << 20;
 
 }  // namespace
 
-// Memory of large maps, in blocks that are the system's own: among the small blocks of a heap, those of maps that are
-// gone would be holes, too small for the next map and lost to the system. Maps hold their Blocks, since their memory
-// comes back to it.
+// Memory of large tensors, in blocks that the system maps and takes back whole: in a heap, among tensors that stay,
+// those that are gone would be holes, too small for the next one and lost to the system. Tensors hold their Blocks,
+// since their memory comes back to it.
 class MapReuse::Blocks : public std::enable_shared_from_this<MapReuse::Blocks> {
  public:
   // Of what is free, so many bytes are kept at most, and with what is in use never more than was in use at once.
@@ -77,8 +78,7 @@ class MapReuse::Blocks : public std::enable_shared_from_this<MapReuse::Blocks> {
 
 #if defined(__linux__)
   // From near the beginning of a huge page on; what is mapped beside the block stays untouched, and so takes no memory.
-  // Where exactly differs from block to block, since maps a power of two apart would compete for a few places of the
-  // caches.
+  // Where exactly differs from block to block: maps a power of two apart would compete for a few places of the caches.
   Block new_block(size_t bytes) {
     void* mapping = mmap(nullptr, bytes + kBeside, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapping == MAP_FAILED) {
@@ -165,11 +165,11 @@ std::shared_ptr<Blocks>& entered_blocks() {
 
 // Of all threads.
 Blocks& common_blocks() {
-  static auto* const blocks = new std::shared_ptr<Blocks>(std::make_shared<Blocks>(kKept));  // maps outlive statics
+  static auto* const blocks = new std::shared_ptr<Blocks>(std::make_shared<Blocks>(kKept));  // tensors outlive statics
   return **blocks;
 }
 
-// What torch asks for memory when it makes or resizes a map.
+// What torch asks for memory when it makes or resizes such a tensor.
 class MapAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
