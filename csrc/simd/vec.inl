@@ -159,8 +159,7 @@ SEGNET_INLINE void store(scalar_t* to, Vec<acc_type<scalar_t>, kLanes> value) {
   }
 }
 
-// The same of the first `count` elements where these are fewer than kLanes, but at least one; lanes past them are
-// loaded as zero.
+// Copies as many elements as the bits of `count` up to kCount say: no loop, and no call of memcpy, for a few.
 template <int kCount, class scalar_t>
 SEGNET_INLINE void copy_first(scalar_t* to, const scalar_t* from, int64_t count) {
   if constexpr (kCount > 0) {
@@ -170,6 +169,8 @@ SEGNET_INLINE void copy_first(scalar_t* to, const scalar_t* from, int64_t count)
     copy_first<kCount / 2>(to + (count & kCount), from + (count & kCount), count);
   }
 }
+// load and store of the first `count` elements where these are fewer than kLanes, but at least one; lanes past them are
+// loaded as zero.
 template <int kLanes, class scalar_t>
 SEGNET_INLINE Vec<acc_type<scalar_t>, kLanes> load_first(const scalar_t* from, int64_t count) {
   if (count >= kLanes) {
