@@ -103,7 +103,7 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<>())
       .def("__enter__", &MapReuse::enter)
       .def("__exit__", [](MapReuse& self, const py::args&) { self.exit(); });
-  m.def("empty_cache", &empty_cache);
+  m.def("empty_cache", &empty_cache, no_gil);
   m.def("conv_bias_grad", &conv_bias_grad, no_gil, py::arg("grad_output"));
 
   m.def("codes_to_indices", &codes_to_indices, no_gil, py::arg("codes"), py::arg("input_size"));

@@ -1,8 +1,6 @@
 """Where the memory of large CPU maps comes from and goes to."""
 
-import resource
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 import segnet_ext
 from segnet_ext import ops
 from segnet_ext._extension import _C
+from segnet_ext.measure import _status_bytes
 
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere maps have torch's own memory")
 
@@ -20,8 +19,7 @@ MEBI = 1 << 20
 
 def resident():
     """MiB of memory that this process has."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / MEBI
+    return _status_bytes("VmRSS") / MEBI
 
 
 def large_map(mebibytes):
