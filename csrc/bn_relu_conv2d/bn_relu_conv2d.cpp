@@ -21,6 +21,7 @@ namespace segnet_ext {
 namespace {
 
 using bn_relu_max_pool2d::Affine;
+using bn_relu_max_pool2d::row_of;
 using max_pool2d_with_codes::empty_output;
 using max_pool2d_with_codes::unpool_shape;
 
@@ -112,11 +113,12 @@ std::tuple<at::Tensor, at::Tensor> batch_norm_backward(const Operand& operand, a
   const Affine& affine = *operand.affine;
   const DType dtype = to_dtype(grad.scalar_type());
   const int64_t channels = grad.size(1), pixels = grad.numel() / std::max<int64_t>(channels, 1);
-  at::Tensor grad_weight = at::empty_like(affine.mean), grad_bias = at::empty_like(affine.mean);
-  at::Tensor grad_mean = at::empty_like(affine.mean), projection = at::empty_like(affine.mean);
+  const auto options = affine.mean.options();
+  at::Tensor grad_weight = at::empty({channels}, options), grad_bias = at::empty({channels}, options);
+  const at::Tensor means = at::empty({2, channels}, options);
   // By the number of pixels alone, never by the number of threads.
   const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(64, pixels * channels / kGrainElements));
-  at::Tensor partial = at::zeros({2, parts, channels}, grad.options().dtype(at::kDouble));
+  at::Tensor partial = at::empty({2, parts, channels}, grad.options().dtype(at::kDouble));
 
   bn_relu_conv2d::BackwardParams params{};
   params.pixels = pixels;
@@ -130,12 +132,12 @@ std::tuple<at::Tensor, at::Tensor> batch_norm_backward(const Operand& operand, a
   params.partial_sum = partial.mutable_data_ptr<double>();
   params.partial_product = params.partial_sum + parts * channels;
   params.batch_statistics = batch_statistics;
-  params.grad_mean = grad_mean.const_data_ptr();
-  params.projection = projection.const_data_ptr();
+  params.grad_mean = row_of(means, 0);
+  params.projection = row_of(means, 1);
 
   parallel_tasks(parts, kGrainElements,
                  [&](int64_t begin, int64_t end) { backward_reduce(dtype, params, begin, end); });
-  bn_relu_max_pool2d::merge_sums(partial, pixels, affine, grad_weight, grad_bias, grad_mean, projection);
+  bn_relu_max_pool2d::merge_sums(partial, pixels, affine, grad_weight, grad_bias, means);
   parallel_tasks(pixels, channels, [&](int64_t begin, int64_t end) { backward_input(dtype, params, begin, end); });
   return {grad_weight, grad_bias};
 }

@@ -15,8 +15,8 @@ struct BackwardParams {
   const void* scale;
   const void* shift;
   int64_t parts;
-  double* partial_sum;      // [parts, C], zero at first: sums of the gradient
-  double* partial_product;  // [parts, C], zero at first: sums of gradient * (input - mean)
+  double* partial_sum;      // [parts, C]: sums of the gradient
+  double* partial_product;  // [parts, C]: sums of gradient * (input - mean)
   bool batch_statistics;
   const void* grad_mean;
   const void* projection;

@@ -25,6 +25,8 @@ struct BackwardReduce {
     for (int64_t part = begin; part < end; ++part) {
       double* sums = p.partial_sum + part * p.channels;
       double* products = p.partial_product + part * p.channels;
+      std::fill_n(sums, p.channels, 0.0);
+      std::fill_n(products, p.channels, 0.0);
       const int64_t last = p.pixels * (part + 1) / p.parts;
       for (int64_t pixel = p.pixels * part / p.parts; pixel < last; pixel += kChunk) {
         const int64_t count = std::min(kChunk, last - pixel);

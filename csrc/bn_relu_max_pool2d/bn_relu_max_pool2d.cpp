@@ -2,7 +2,6 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
 #include "common/dispatch.h"
@@ -153,7 +152,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> bn_relu_max_pool2d_backward(
     return {grad_input, at::zeros({shape.channels}, norm.mean.options()),
             at::zeros({shape.channels}, norm.mean.options())};
   }
-  at::Tensor grad_weight = at::empty_like(norm.mean), grad_bias = at::empty_like(norm.mean);
+  const auto options = norm.mean.options();
+  at::Tensor grad_weight = at::empty({shape.channels}, options), grad_bias = at::empty({shape.channels}, options);
   SEGNET_DISPATCH(map, bn_relu_max_pool2d::backward, shape, grad, map, codes, pooled, norm, batch_statistics,
                   grad_input, grad_weight, grad_bias);
   return {grad_input, grad_weight, grad_bias};

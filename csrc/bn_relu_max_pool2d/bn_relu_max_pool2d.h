@@ -43,19 +43,19 @@ struct Norm {
   double eps;
 };
 
+// Of vectors over the channels that lie in one tensor [rows, C].
+inline void* row_of(const at::Tensor& rows, int64_t index) {
+  return static_cast<char*>(rows.data_ptr()) + index * rows.size(1) * static_cast<int64_t>(rows.itemsize());
+}
+
 // The same as y = x * scale + shift, for the CPU's kernels; those of CUDA compute it where they need it.
 struct Affine {
   at::Tensor mean;
   at::Tensor rows;  // [3, C]
 
-  const void* invstd() const { return row(0); }
-  const void* scale() const { return row(1); }
-  const void* shift() const { return row(2); }
-
- private:
-  const void* row(int64_t index) const {
-    return static_cast<const char*>(rows.const_data_ptr()) + index * static_cast<int64_t>(mean.nbytes());
-  }
+  const void* invstd() const { return row_of(rows, 0); }
+  const void* scale() const { return row_of(rows, 1); }
+  const void* shift() const { return row_of(rows, 2); }
 };
 
 // Checks the arguments of a BatchNorm over the channels of input in the name of `op`.
@@ -66,9 +66,10 @@ Norm make_norm(const char* op, const at::Tensor& input, const std::optional<at::
                const std::optional<at::Tensor>& bias, const at::Tensor& mean, const at::Tensor& var, double eps);
 Affine make_affine(const Norm& norm);
 // From sums [2, parts, C] of the gradient and of gradient * (x - mean) to the gradients of weight and bias, and to what
-// the gradient of the input needs of them; `values` pixels a channel.
+// the gradient of the input needs of them: grad_mean and projection, rows 0 and 1 of `means`. `values` pixels a
+// channel.
 void merge_sums(const at::Tensor& partial, int64_t values, const Affine& affine, at::Tensor& grad_weight,
-                at::Tensor& grad_bias, at::Tensor& grad_mean, at::Tensor& projection);
+                at::Tensor& grad_bias, const at::Tensor& means);
 
 // Whether backward has use for the output of the forward pass.
 inline bool backward_wants_output(const at::Tensor& input, bool batch_statistics) {

@@ -1,6 +1,4 @@
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <ATen/ops/zeros.h>
 
 #include <limits>
 
@@ -38,60 +36,66 @@ void move_running_stats(const at::Tensor& mean, const at::Tensor& var, acc_t unb
 
 template <class acc_t>
 void fill_affine(const Norm& norm, Affine& affine) {
-  // Asking a tensor for its data takes longer than a channel does.
-  const auto* means = norm.mean.const_data_ptr<acc_t>();
-  const auto* vars = norm.var.const_data_ptr<acc_t>();
-  const acc_t* gains = norm.weight.defined() ? norm.weight.const_data_ptr<acc_t>() : nullptr;
-  const acc_t* offsets = norm.bias.defined() ? norm.bias.const_data_ptr<acc_t>() : nullptr;
+  const auto *means = norm.mean.const_data_ptr<acc_t>(), *vars = norm.var.const_data_ptr<acc_t>();
   const int64_t channels = norm.var.numel();
   auto* invstds = affine.rows.mutable_data_ptr<acc_t>();
   acc_t *scales = invstds + channels, *shifts = scales + channels;
-  for (int64_t c = 0; c < channels; ++c) {
-    const acc_t invstd = batch_norm_invstd(vars[c], static_cast<acc_t>(norm.eps));
-    const BatchNormAffine<acc_t> channel =
-        batch_norm_affine(means[c], invstd, gains ? gains[c] : acc_t(1), offsets ? offsets[c] : acc_t(0));
+  const auto fill = [channels](acc_t* row, const at::Tensor& given, acc_t otherwise) {
+    given.defined() ? std::copy_n(given.const_data_ptr<acc_t>(), channels, row) : std::fill_n(row, channels, otherwise);
+  };
+  fill(scales, norm.weight, acc_t(1));
+  fill(shifts, norm.bias, acc_t(0));
+  const auto eps = static_cast<acc_t>(norm.eps);
+  for (int64_t c = 0; c < channels; ++c) {  // without branches, for the compiler's vectors
+    const acc_t invstd = batch_norm_invstd(vars[c], eps);
+    const BatchNormAffine<acc_t> channel = batch_norm_affine(means[c], invstd, scales[c], shifts[c]);
     invstds[c] = invstd;
     scales[c] = channel.scale;
     shifts[c] = channel.shift;
   }
 }
 
-// BatchNormInverse of each channel, [2, C], where it is good; else a slope of NaN. Returns how many are good.
+// Has backward_reduce go by the output in the channels where BatchNormInverse is good; fills origin and slope, [C]
+// each.
 template <class acc_t>
-int64_t fill_inverse(const Norm& norm, const Affine& affine, at::Tensor& inverse) {
+void go_by_output(const Norm& norm, const Affine& affine, const at::Tensor& output, void* origin, void* slope,
+                  BackwardParams& params) {
   const int64_t channels = affine.mean.numel();
   const auto *means = norm.mean.const_data_ptr<acc_t>(), *vars = norm.var.const_data_ptr<acc_t>();
   const auto *scales = static_cast<const acc_t*>(affine.scale()), *shifts = scales + channels;
-  auto *origins = inverse.mutable_data_ptr<acc_t>(), *slopes = origins + channels;
-  int64_t count = 0;
-  for (int64_t c = 0; c < channels; ++c) {
+  auto *origins = static_cast<acc_t*>(origin), *slopes = static_cast<acc_t*>(slope);
+  int any = 0, all = 1;
+  for (int64_t c = 0; c < channels; ++c) {  // without branches, as above
     const BatchNormAffine<acc_t> channel{scales[c], shifts[c]};
     const BatchNormInverse<acc_t> back = batch_norm_inverse(means[c], channel);
+    const int good = inverts(channel, back, vars[c]) ? 1 : 0;
     origins[c] = back.origin;
-    const bool good = inverts(channel, back, vars[c]);
-    slopes[c] = good ? back.slope : std::numeric_limits<acc_t>::quiet_NaN();
-    count += good ? 1 : 0;
+    slopes[c] = back.slope + (good != 0 ? acc_t(0) : std::numeric_limits<acc_t>::quiet_NaN());
+    any |= good;
+    all &= good;
   }
-  return count;
+  params.output = any != 0 ? output.const_data_ptr() : nullptr;
+  params.origin = origin;
+  params.slope = slope;
+  params.by_input = all == 0;
 }
 
 }  // namespace
 
 void merge_sums(const at::Tensor& partial, int64_t values, const Affine& affine, at::Tensor& grad_weight,
-                at::Tensor& grad_bias, at::Tensor& grad_mean, at::Tensor& projection) {
+                at::Tensor& grad_bias, const at::Tensor& means) {
   const int64_t parts = partial.size(1), channels = partial.size(2);
   const auto* sums = partial.const_data_ptr<double>();
   merge_sums(to_dtype(affine.mean.scalar_type()),
              {channels, parts, sums, sums + parts * channels, static_cast<double>(values), affine.invstd(),
-              grad_weight.mutable_data_ptr(), grad_bias.mutable_data_ptr(), grad_mean.mutable_data_ptr(),
-              projection.mutable_data_ptr()});
+              grad_weight.mutable_data_ptr(), grad_bias.mutable_data_ptr(), row_of(means, 0), row_of(means, 1)});
 }
 
 void stats_cpu(const at::Tensor& input, at::Tensor& mean, at::Tensor& var) {
   const DType dtype = to_dtype(input.scalar_type());
   const int64_t channels = input.size(1), pixels = input.numel() / channels;
   const int64_t parts = parts_of(pixels, pixels, channels);
-  at::Tensor partial = at::zeros({2, parts, channels}, input.options().dtype(at::kDouble));
+  at::Tensor partial = at::empty({2, parts, channels}, input.options().dtype(at::kDouble));
   auto* partial_sum = partial.mutable_data_ptr<double>();
   const StatsParams params{pixels, channels,    input.const_data_ptr(),
                            parts,  partial_sum, partial_sum + parts * channels};
@@ -135,8 +139,8 @@ void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const a
   const DType dtype = to_dtype(input.scalar_type());
   const Affine affine = make_affine(norm);
   const int64_t parts = parts_of(shape.pooled_rows(), shape.pixels(), shape.channels);
-  at::Tensor partial = at::zeros({2, parts, shape.channels}, input.options().dtype(at::kDouble));
-  at::Tensor grad_mean = at::empty_like(affine.mean), projection = at::empty_like(affine.mean), inverse;
+  at::Tensor partial = at::empty({2, parts, shape.channels}, input.options().dtype(at::kDouble));
+  const at::Tensor rows = at::empty({4, shape.channels}, affine.mean.options());
 
   BackwardParams params{};
   params.shape = shape;
@@ -150,22 +154,17 @@ void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const a
   params.partial_sum = partial.mutable_data_ptr<double>();
   params.partial_product = params.partial_sum + parts * shape.channels;
   params.batch_statistics = batch_statistics;
-  params.grad_mean = grad_mean.const_data_ptr();
-  params.projection = projection.const_data_ptr();
+  params.grad_mean = row_of(rows, 0);
+  params.projection = row_of(rows, 1);
   params.grad_input = grad_input.mutable_data_ptr();
   if (output.defined()) {
-    inverse = at::empty({2, shape.channels}, affine.mean.options());
-    const int64_t good = dtype == DType::kDouble ? fill_inverse<double>(norm, affine, inverse)
-                                                 : fill_inverse<float>(norm, affine, inverse);
-    params.output = good > 0 ? output.const_data_ptr() : nullptr;
-    params.by_input = good < shape.channels;
-    params.origin = inverse.const_data_ptr();
-    params.slope = static_cast<const char*>(params.origin) + affine.mean.nbytes();
+    const auto fill = dtype == DType::kDouble ? go_by_output<double> : go_by_output<float>;
+    fill(norm, affine, output, row_of(rows, 2), row_of(rows, 3), params);
   }
 
   parallel_tasks(parts, kGrainElements,
                  [&](int64_t begin, int64_t end) { backward_reduce(dtype, params, begin, end); });
-  merge_sums(partial, shape.pixels(), affine, grad_weight, grad_bias, grad_mean, projection);
+  merge_sums(partial, shape.pixels(), affine, grad_weight, grad_bias, rows);
   if (batch_statistics) {
     parallel_tasks(shape.pooled_rows(), 2 * shape.width * shape.channels,
                    [&](int64_t begin, int64_t end) { backward_input(dtype, params, begin, end); });

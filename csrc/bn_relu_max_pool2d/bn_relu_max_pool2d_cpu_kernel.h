@@ -12,8 +12,8 @@ struct StatsParams {
   int64_t pixels, channels;
   const void* input;        // [pixels, C]
   int64_t parts;            // at most kMaxParts
-  double* partial_sum;      // [parts, C] zero on entry; sums of distances from the channel's first value
-  double* partial_squares;  // [parts, C] zero on entry; sums of squared distances from it
+  double* partial_sum;      // [parts, C] sums of distances from the channel's first value
+  double* partial_squares;  // [parts, C] sums of squared distances from it
 };
 // Sums up the parts [begin_part, end_part), each an equal share of the pixels.
 void stats(DType dtype, const StatsParams& params, int64_t begin_part, int64_t end_part);
@@ -23,9 +23,8 @@ void merge_stats(DType dtype, const StatsParams& params, void* mean, void* var);
 // Computes the pooled rows [begin, end) of the N * OH there are.
 void forward(DType dtype, const ForwardParams& params, int64_t begin, int64_t end);
 
-// Sums over winners only, into partial sums that are zero on entry; at most kMaxParts of them. Part `part` covers an
-// equal share of the pooled rows. With fixed statistics this writes grad_input too, which then needs none of the sums
-// and no output.
+// Sums over winners only, into at most kMaxParts partial sums. Part `part` covers an equal share of the pooled rows.
+// With fixed statistics this writes grad_input too, which then needs none of the sums and no output.
 void backward_reduce(DType dtype, const BackwardParams& params, int64_t begin_part, int64_t end_part);
 struct MergeSumsParams {
   int64_t channels, parts;

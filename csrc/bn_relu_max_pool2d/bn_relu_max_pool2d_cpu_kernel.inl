@@ -33,6 +33,8 @@ struct Stats {
     for (int64_t part = begin_part; part < end_part; ++part) {
       double* sum = p.partial_sum + part * channels;
       double* squares = p.partial_squares + part * channels;
+      std::fill_n(sum, channels, 0.0);
+      std::fill_n(squares, channels, 0.0);
       // Parts are cut between whole groups.
       const int64_t groups = (p.pixels + kGroupPixels - 1) / kGroupPixels;
       const int64_t last = part_begin(groups, p.parts, part + 1);
@@ -290,6 +292,8 @@ struct BackwardReduce {
     for (int64_t part = begin_part; part < end_part; ++part) {
       double* sum = p.partial_sum + part * channels;
       double* product = p.partial_product + part * channels;
+      std::fill_n(sum, channels, 0.0);
+      std::fill_n(product, channels, 0.0);
       const int64_t last = part_begin(p.shape.pooled_rows(), p.parts, part + 1);
       for (int64_t row = part_begin(p.shape.pooled_rows(), p.parts, part); row < last; row += group_rows) {
         std::fill_n(group_sum.get(), 2 * channels, acc_t(0));

@@ -26,7 +26,8 @@ SEGNET_HOST_DEVICE BatchNormInverse<T> batch_norm_inverse(T mean, const BatchNor
 template <class T>
 SEGNET_HOST_DEVICE bool inverts(const BatchNormAffine<T>& affine, const BatchNormInverse<T>& inverse, T var) {
   const T scale = std::abs(affine.scale), most = T(16) * scale * std::sqrt(var);
-  return std::abs(inverse.origin) <= most && std::abs(affine.shift) <= most && scale > T(1e-20) && scale < T(1e20);
+  // Without branches, so that compilers make vectors of it.
+  return (std::abs(inverse.origin) <= most) & (std::abs(affine.shift) <= most) & (scale > T(1e-20)) & (scale < T(1e20));
 }
 
 // From a to b by a share of the way, as torch.lerp.
