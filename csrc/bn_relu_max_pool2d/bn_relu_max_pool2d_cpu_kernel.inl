@@ -233,7 +233,8 @@ struct InputGrad {
         grad_mean(static_cast<const acc_t*>(p.grad_mean)),
         projection(static_cast<const acc_t*>(p.projection)),
         grad_input(static_cast<scalar_t*>(p.grad_input)),
-        past_caches(streams(grad_input, p.shape.pixels(), channels * sizeof(scalar_t))) {}
+        past_caches(
+            streams(grad_input, p.shape.pixels(), channels * sizeof(scalar_t), kLanesOf<acc_t> * sizeof(scalar_t))) {}
 
   // Of kLanes channels, in registers: what is stored to grad_input could be these for all that the compiler knows.
   template <int kLanes>

@@ -10,9 +10,10 @@ namespace segnet_ext {
 // A map of this size, a good part of a last-level cache, will have left the caches by the time that it is read.
 constexpr int64_t kStreamBytes = int64_t(16) << 20;
 
-// Whether to write a map of `rows` rows past the caches: whole lines only.
-inline bool streams(const void* map, int64_t rows, int64_t row_bytes) {
-  return rows * row_bytes >= kStreamBytes && row_bytes % kLineBytes == 0 &&
+// Whether to write a map of `rows` rows past the caches, `written_bytes` of a row at a time: whole lines only, as lines
+// that are under way in halves wait for each other, which takes longer than the caches do.
+inline bool streams(const void* map, int64_t rows, int64_t row_bytes, int64_t written_bytes) {
+  return rows * row_bytes >= kStreamBytes && row_bytes % kLineBytes == 0 && written_bytes % kLineBytes == 0 &&
          reinterpret_cast<uintptr_t>(map) % kLineBytes == 0;
 }
 

@@ -14,7 +14,8 @@ class ForwardTask {
   ForwardTask(const ForwardParams& params, int64_t max_tiles)
       : p_(params),
         s_(params.shape),
-        past_caches_(p_.result == Result::kMap && streams(p_.output, s_.pixels(), s_.out_channels * sizeof(scalar_t))),
+        past_caches_(p_.result == Result::kMap && streams(p_.output, s_.pixels(), s_.out_channels * sizeof(scalar_t),
+                                                          kPanel<acc_t> * sizeof(scalar_t))),
         own_patches_(p_.patches == nullptr ? points_of(s_, kTile) : 0, rows_of(s_, max_tiles),
                      stride_of<acc_t>(s_.in_channels)),
         patches_(own_patches_),
@@ -127,7 +128,7 @@ class ForwardTask {
         put);
   }
 
-  // A pixel's vectors one after the other, since these are whole cache lines.
+  // A pixel's vectors one after the other: whole cache lines where they go past the caches.
   SEGNET_INLINE void write_map(const TilePlace& place, int64_t k, int64_t channels, const Outputs (&out)[kVectors]) {
     const int64_t rows = std::min<int64_t>(kTile, s_.height - place.y);
     const int64_t cols = std::min<int64_t>(kTile, s_.width - place.x);

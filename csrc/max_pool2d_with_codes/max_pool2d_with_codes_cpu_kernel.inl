@@ -23,7 +23,8 @@ struct Backward {
     const int64_t channels = p.shape.channels;
     const auto* grad_output = static_cast<const scalar_t*>(p.grad_output);
     auto* grad_input = static_cast<scalar_t*>(p.grad_input);
-    const bool past_caches = streams(grad_input, p.shape.pixels(), channels * sizeof(scalar_t));
+    const bool past_caches =
+        streams(grad_input, p.shape.pixels(), channels * sizeof(scalar_t), kLanesOf<acc_t> * sizeof(scalar_t));
 
     const auto window = [&](const Window& w) {
       for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
