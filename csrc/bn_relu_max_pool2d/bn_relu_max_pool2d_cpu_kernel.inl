@@ -344,7 +344,7 @@ struct BackwardReduce {
   template <int kWindows, class T>
   SEGNET_INLINE static void add_outputs(const BackwardParams& p, const T* grad_output, const T* output, T* sum,
                                         T* product) {
-    constexpr int64_t kAhead = 2048 / sizeof(T);
+    constexpr int64_t kAhead = 4096 / sizeof(T);
     const int64_t channels = p.shape.channels;
     for_lanes<T>(channels, [&](int64_t c, auto lanes) {
       constexpr int kLanes = decltype(lanes)::value;
