@@ -99,34 +99,66 @@ SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> load_codes(const uint8_t* packed, in
   return load_first_codes<acc_t, kLanes>(packed, c, kLanes, rows, cols);
 }
 
+// Bit i of `bits` as bit 2 * i.
+#if SEGNET_SIMD_MASKS
+SEGNET_INLINE uint32_t spread_bits(uint32_t bits) {
+  return __builtin_ia32_pdep_si(bits, 0x55555555u);
+}
+#elif SEGNET_SIMD_HALVES
+// Of a byte, from a table: not all processors with AVX2 have a fast pdep.
+struct SpreadBits {
+  uint16_t of[256];
+
+  constexpr SpreadBits() : of() {
+    for (int bits = 0; bits < 256; ++bits) {
+      for (int i = 0; i < 8; ++i) {
+        of[bits] = static_cast<uint16_t>(of[bits] | (bits >> i & 1) << (2 * i));
+      }
+    }
+  }
+};
+constexpr SpreadBits kSpreadBits;
+SEGNET_INLINE uint32_t spread_bits(uint32_t bits) {
+  return kSpreadBits.of[bits];
+}
+#endif
+
 // The codes of kLanes channels of one window, while it is walked through in the order of its places.
 template <class acc_t, int kLanes>
 class WinnerCodes {
+  using Mask = Vec<mask_type<acc_t>, kLanes>;
+
  public:
   // Lanes `wins` have their winner so far at `place`.
-  SEGNET_INLINE void take(int place, Vec<mask_type<acc_t>, kLanes> wins) {
-    lanes_ = wins ? code_lanes<acc_t, kLanes>(place) : lanes_;
-  }
+  SEGNET_INLINE void take(int place, Mask wins) { take(place, wins, low_, high_); }
 #if SEGNET_SIMD_MASKS
-  SEGNET_INLINE void take(int place, LaneMask wins) {
-    low_ = place % 2 == 1 ? low_ | wins.bits : low_ & ~wins.bits;
-    high_ = place / 2 == 1 ? high_ | wins.bits : high_ & ~wins.bits;
-  }
+  SEGNET_INLINE void take(int place, LaneMask wins) { take(place, wins.bits, low_bits_, high_bits_); }
 #endif
 
   // As store_codes stores them: two bits to a lane.
   SEGNET_INLINE uint32_t packed() const {
 #if SEGNET_SIMD_MASKS
     if constexpr (kLanes == kLanesOf<acc_t>) {
-      return __builtin_ia32_pdep_si(low_, 0x55555555u) | __builtin_ia32_pdep_si(high_, 0xaaaaaaaau);
+      return spread_bits(low_bits_) | spread_bits(high_bits_) << 1;
+    }
+#elif SEGNET_SIMD_HALVES
+    if constexpr (kLanes == kLanesOf<acc_t>) {
+      return spread_bits(lane_bits(low_)) | spread_bits(lane_bits(high_)) << 1;
     }
 #endif
-    return static_cast<uint32_t>(or_lanes<mask_type<acc_t>, kLanes>(lanes_));
+    return static_cast<uint32_t>(or_lanes<mask_type<acc_t>, kLanes>((low_ & code_lanes<acc_t, kLanes>(1)) |
+                                                                    (high_ & code_lanes<acc_t, kLanes>(2))));
   }
 
  private:
-  Vec<mask_type<acc_t>, kLanes> lanes_{};
-  uint32_t low_ = 0, high_ = 0;  // of masks: bits 0 and 1 of the lanes' codes
+  template <class M>
+  SEGNET_INLINE static void take(int place, M wins, M& low, M& high) {
+    low = place % 2 == 1 ? low | wins : low & ~wins;
+    high = place / 2 == 1 ? high | wins : high & ~wins;
+  }
+
+  Mask low_{}, high_{};                    // the lanes' codes have bits 0 and 1
+  uint32_t low_bits_ = 0, high_bits_ = 0;  // the same of masks that are bits themselves
 };
 
 // The winners of kLanes channels of a window, of its values at places 0 to 3.

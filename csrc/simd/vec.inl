@@ -342,6 +342,16 @@ SEGNET_INLINE T or_lanes(Vec<T, kLanes> v) {
   }
 }
 
+#if SEGNET_SIMD_HALVES && !SEGNET_SIMD_MASKS
+// A bit to each lane of AVX2's comparisons.
+SEGNET_INLINE uint32_t lane_bits(Vec<int32_t, 8> mask) {
+  return static_cast<uint32_t>(__builtin_ia32_movmskps256(bit_cast<Vec<float, 8>>(mask)));
+}
+SEGNET_INLINE uint32_t lane_bits(Vec<int64_t, 4> mask) {
+  return static_cast<uint32_t>(__builtin_ia32_movmskpd256(bit_cast<Vec<double, 4>>(mask)));
+}
+#endif
+
 // Calls body.template operator()<lanes>(i) over [0, count): full vectors of T first, then single lanes.
 template <class T, class Body>
 SEGNET_INLINE void for_lanes(int64_t count, const Body& body) {
