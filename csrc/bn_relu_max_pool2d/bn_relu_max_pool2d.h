@@ -43,7 +43,7 @@ struct Norm {
   double eps;
 };
 
-// Of vectors over the channels that lie in one tensor [rows, C].
+// One of the vectors over channels that lie in a tensor [rows, C].
 inline void* row_of(const at::Tensor& rows, int64_t index) {
   return static_cast<char*>(rows.data_ptr()) + index * rows.size(1) * static_cast<int64_t>(rows.itemsize());
 }

@@ -55,8 +55,7 @@ void fill_affine(const Norm& norm, Affine& affine) {
   }
 }
 
-// Has backward_reduce go by the output in the channels where BatchNormInverse is good; fills origin and slope, [C]
-// each.
+// Has backward_reduce go by the output where BatchNormInverse is good; origin and slope, [C], are filled here.
 template <class acc_t>
 void go_by_output(const Norm& norm, const Affine& affine, const at::Tensor& output, void* origin, void* slope,
                   BackwardParams& params) {

@@ -25,9 +25,10 @@ SEGNET_HOST_DEVICE BatchNormInverse<T> batch_norm_inverse(T mean, const BatchNor
 // standard deviation makes of y, as with a weight near zero, a mean far from it or next to no variance.
 template <class T>
 SEGNET_HOST_DEVICE bool inverts(const BatchNormAffine<T>& affine, const BatchNormInverse<T>& inverse, T var) {
-  const T scale = std::abs(affine.scale), most = T(16) * scale * std::sqrt(var);
+  const T scale = std::abs(affine.scale), origin = std::abs(inverse.origin), shift = std::abs(affine.shift);
+  const T most = T(16) * scale * std::sqrt(var);
   // Without branches, so that compilers make vectors of it.
-  return (std::abs(inverse.origin) <= most) & (std::abs(affine.shift) <= most) & (scale > T(1e-20)) & (scale < T(1e20));
+  return (origin <= most) & (shift <= most) & (scale > T(1e-20)) & (scale < T(1e20));
 }
 
 // From a to b by a share of the way, as torch.lerp.
