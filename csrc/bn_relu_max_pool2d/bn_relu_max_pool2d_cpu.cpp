@@ -1,5 +1,6 @@
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
@@ -61,7 +62,7 @@ void go_by_output(const Norm& norm, const Affine& affine, const at::Tensor& outp
                   BackwardParams& params) {
   const int64_t channels = affine.mean.numel();
   const auto *means = norm.mean.const_data_ptr<acc_t>(), *vars = norm.var.const_data_ptr<acc_t>();
-  const auto *scales = static_cast<const acc_t*>(affine.scale()), *shifts = scales + channels;
+  const auto *scales = static_cast<const acc_t*>(affine.scale()), *shifts = static_cast<const acc_t*>(affine.shift());
   auto *origins = static_cast<acc_t*>(origin), *slopes = static_cast<acc_t*>(slope);
   int any = 0, all = 1;
   for (int64_t c = 0; c < channels; ++c) {  // without branches, as above
@@ -157,8 +158,8 @@ void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const a
   params.projection = row_of(rows, 1);
   params.grad_input = grad_input.mutable_data_ptr();
   if (output.defined()) {
-    const auto fill = dtype == DType::kDouble ? go_by_output<double> : go_by_output<float>;
-    fill(norm, affine, output, row_of(rows, 2), row_of(rows, 3), params);
+    const auto go = dtype == DType::kDouble ? go_by_output<double> : go_by_output<float>;
+    go(norm, affine, output, row_of(rows, 2), row_of(rows, 3), params);
   }
 
   parallel_tasks(parts, kGrainElements,
