@@ -73,8 +73,8 @@ class ForwardTask {
     for (int point = 0; point < points(kTile); ++point) {
       if (p_.points != nullptr) {  // else they were just written
         const acc_t* next = weights.at(std::min(point + 1, points(kTile) - 1));
-        for (int64_t i = 0; i < channels * kPanel<acc_t>; i += kLanesOf<acc_t>) {
-          prefetch<kLanesOf<acc_t>, Cache::kSecond>(next + i);
+        for (int64_t i = 0; i < channels; ++i) {
+          prefetch<kPanel<acc_t>, Cache::kSecond>(next + i * kPanel<acc_t>);
         }
       }
       multiply<acc_t, false>(

@@ -72,7 +72,7 @@ void write_taps(const GradWeightParams& p, int64_t block, int64_t begin, int64_t
   constexpr int kLanes = kLanesOf<acc_t>;
   using V = Vec<acc_t, kLanes>;
   const Shape& s = p.shape;
-  const int64_t row_stride = grad_weight_row(s);
+  const int64_t row_stride = grad_weight_row(s), plane_stride = grad_weight_plane(s);
   for (int64_t k = begin; k < end; ++k) {
     auto* to = static_cast<scalar_t*>(p.grad_weight) + (block * kGradBlock + k) * s.in_channels * kTaps;
     for (int64_t c = 0; c < s.in_channels; c += kLanes) {
@@ -80,14 +80,15 @@ void write_taps(const GradWeightParams& p, int64_t block, int64_t begin, int64_t
       V taps[kTaps];
       if (s.direct()) {
         for (int tap = 0; tap < kTaps; ++tap) {
-          taps[tap] = load<kLanes>(sums + (tap * kGradBlock + k) * row_stride + c);
+          taps[tap] = load<kLanes>(sums + tap * plane_stride + k * row_stride + c);
         }
       } else {
         transform_square<6, 3, V>(
             [](const auto& in, auto& out) { Winograd<acc_t, kGradTile>::transform_tap_grads(in, out); },
             [&](int col, V(&column)[6]) {
               for (int row = 0; row < 6; ++row) {
-                const acc_t* from = sums + ((row * 6 + col) * kGradBlock + k) * row_stride + c;
+                const acc_t* from = sums + (row * 6 + col) * plane_stride + k * row_stride + c;
+                prefetch<kLanes>(from + 4 * kLanes);  // as many rows as there are points are too many to foresee
                 column[row] = load<kLanes>(from);
                 for (int64_t part = 1; part < p.parts; ++part) {
                   column[row] += load<kLanes>(from + part * part_stride);
@@ -152,7 +153,7 @@ struct GradWeightSums {
     const int64_t rows = rows_of(s, tiles);
     transform_output_grads(s, static_cast<const scalar_t*>(p.grad_output), tile, tile + tiles, block * kGradBlock,
                            channels, grads);
-    for (int point = 0; point < points_of(s, kGradTile); ++point, sums += kGradBlock * row_stride) {
+    for (int point = 0; point < points_of(s, kGradTile); ++point, sums += grad_weight_plane(s)) {
       for (int64_t c = 0; c < s.in_channels; c += kPanel<acc_t>) {
         multiply<acc_t, true>(channels, {kChain<scalar_t>, rows, grads.at(s.direct() ? 0 : point), grads.row_stride,
                                          patches.at(point) + c, patches.row_stride, sums + c, row_stride, accumulate});

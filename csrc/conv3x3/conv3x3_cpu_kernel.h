@@ -103,12 +103,15 @@ inline int64_t grad_weight_blocks(const Shape& shape) {
   return (shape.out_channels + kGradBlock - 1) / kGradBlock;
 }
 int64_t grad_weight_parts(const Shape& shape);
-// Of a task's sums: the distance between output channels, for which see stride_of, and the size.
+// Of a task's sums: the distances between output channels and between points, for which see stride_of, and the size.
 inline int64_t grad_weight_row(const Shape& shape) {
   return (shape.in_channels + 31) / 32 * 32 + 16;
 }
+inline int64_t grad_weight_plane(const Shape& shape) {
+  return kGradBlock * grad_weight_row(shape) + 16;
+}
 inline int64_t grad_weight_sums_size(const Shape& shape) {
-  return 36 * kGradBlock * grad_weight_row(shape);
+  return 36 * grad_weight_plane(shape);
 }
 
 struct GradWeightParams {

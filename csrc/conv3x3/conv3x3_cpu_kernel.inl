@@ -8,6 +8,7 @@ namespace conv3x3 {
 using segnet_ext::conv3x3::forward_tile;
 using segnet_ext::conv3x3::ForwardParams;
 using segnet_ext::conv3x3::grad_weight_blocks;
+using segnet_ext::conv3x3::grad_weight_plane;
 using segnet_ext::conv3x3::grad_weight_row;
 using segnet_ext::conv3x3::grad_weight_sums_size;
 using segnet_ext::conv3x3::GradWeightParams;
@@ -377,6 +378,7 @@ void gather_contiguous_taps(const Weight& weight, int64_t k, int64_t channels, i
       for (; i + kBlock <= channels; i += kBlock, from += kBlock * weight.k_stride) {
         Vec<acc_t, kBlock> taps[kBlock];
         for (int lane = 0; lane < kBlock; ++lane) {
+          prefetch<kBlock>(from + lane * weight.k_stride + 4 * weight.c_stride);
           taps[lane] = load<kBlock>(from + lane * weight.k_stride);
           store<1>(row(kBlock) + i + lane, load<1>(from + lane * weight.k_stride + kBlock));
         }
@@ -400,6 +402,7 @@ void gather_channels_last_taps(const Weight& weight, int64_t k, int64_t channels
                                acc_type<scalar_t>* to) {
   using acc_t = acc_type<scalar_t>;
   constexpr int kBlock = 8;
+  const int64_t next_tap = weight.flip ? -weight.tap_stride : weight.tap_stride;
   for (int tap = 0; tap < kTaps; ++tap, to += kPanel<acc_t>) {
     const auto* plane = static_cast<const scalar_t*>(weight.data) + k * weight.k_stride +
                         (weight.flip ? kTaps - 1 - tap : tap) * weight.tap_stride;
@@ -417,7 +420,9 @@ void gather_channels_last_taps(const Weight& weight, int64_t k, int64_t channels
         for (; i + kBlock <= channels; i += kBlock) {
           Vec<acc_t, kBlock> block[kBlock];
           for (int lane = 0; lane < kBlock; ++lane) {
-            block[lane] = load<kBlock>(plane + (i + lane) * weight.k_stride + c);
+            const scalar_t* from = plane + (i + lane) * weight.k_stride + c;
+            prefetch<kBlock>(from + next_tap);
+            block[lane] = load<kBlock>(from);
           }
           transpose(block, std::make_integer_sequence<int, kBlock>{});
           for (int lane = 0; lane < kBlock; ++lane) {
@@ -440,6 +445,7 @@ void copy_taps(const Weight& weight, int64_t k, int64_t channels, int64_t begin,
       const auto* from = static_cast<const scalar_t*>(weight.data) + k + c * weight.c_stride +
                          (weight.flip ? kTaps - 1 - tap : tap) * weight.tap_stride;
       for (int64_t i = 0; i < channels; i += kLanesOf<acc_t>) {
+        prefetch<kLanesOf<acc_t>>(from + 2 * weight.c_stride + i);
         store<kLanesOf<acc_t>>(to + i, load_first<kLanesOf<acc_t>>(from + i, channels - i));
       }
     }
