@@ -104,23 +104,6 @@ SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> load_codes(const uint8_t* packed, in
 SEGNET_INLINE uint32_t spread_bits(uint32_t bits) {
   return __builtin_ia32_pdep_si(bits, 0x55555555u);
 }
-#elif SEGNET_SIMD_HALVES
-// Of a byte, from a table: not all processors with AVX2 have a fast pdep.
-struct SpreadBits {
-  uint16_t of[256];
-
-  constexpr SpreadBits() : of() {
-    for (int bits = 0; bits < 256; ++bits) {
-      for (int i = 0; i < 8; ++i) {
-        of[bits] = static_cast<uint16_t>(of[bits] | (bits >> i & 1) << (2 * i));
-      }
-    }
-  }
-};
-constexpr SpreadBits kSpreadBits;
-SEGNET_INLINE uint32_t spread_bits(uint32_t bits) {
-  return kSpreadBits.of[bits];
-}
 #endif
 
 // The codes of kLanes channels of one window, while it is walked through in the order of its places.
@@ -143,7 +126,7 @@ class WinnerCodes {
     }
 #elif SEGNET_SIMD_HALVES
     if constexpr (kLanes == kLanesOf<acc_t>) {
-      return spread_bits(lane_bits(low_)) | spread_bits(lane_bits(high_)) << 1;
+      return interleaved_bits(low_, high_);
     }
 #endif
     return static_cast<uint32_t>(or_lanes<mask_type<acc_t>, kLanes>((low_ & code_lanes<acc_t, kLanes>(1)) |

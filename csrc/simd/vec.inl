@@ -343,12 +343,18 @@ SEGNET_INLINE T or_lanes(Vec<T, kLanes> v) {
 }
 
 #if SEGNET_SIMD_HALVES && !SEGNET_SIMD_MASKS
-// A bit to each lane of AVX2's comparisons.
-SEGNET_INLINE uint32_t lane_bits(Vec<int32_t, 8> mask) {
-  return static_cast<uint32_t>(__builtin_ia32_movmskps256(bit_cast<Vec<float, 8>>(mask)));
+// Two bits to each lane of AVX2's comparisons: bit 2 * i of lane i of `low`, bit 2 * i + 1 of lane i of `high`.
+SEGNET_INLINE uint32_t interleaved_bits(Vec<int32_t, 8> low, Vec<int32_t, 8> high) {
+  const auto words = __builtin_shufflevector(bit_cast<Vec<int16_t, 16>>(low), bit_cast<Vec<int16_t, 16>>(high), 0, 17,
+                                             2, 19, 4, 21, 6, 23, 8, 25, 10, 27, 12, 29, 14, 31);
+  Vec<int16_t, 8> halves[2];
+  __builtin_memcpy(halves, &words, sizeof(words));
+  return static_cast<uint32_t>(__builtin_ia32_pmovmskb128(__builtin_ia32_packsswb128(halves[0], halves[1])));
 }
-SEGNET_INLINE uint32_t lane_bits(Vec<int64_t, 4> mask) {
-  return static_cast<uint32_t>(__builtin_ia32_movmskpd256(bit_cast<Vec<double, 4>>(mask)));
+SEGNET_INLINE uint32_t interleaved_bits(Vec<int64_t, 4> low, Vec<int64_t, 4> high) {
+  const auto words =
+      __builtin_shufflevector(bit_cast<Vec<float, 8>>(low), bit_cast<Vec<float, 8>>(high), 0, 9, 2, 11, 4, 13, 6, 15);
+  return static_cast<uint32_t>(__builtin_ia32_movmskps256(words));
 }
 #endif
 
