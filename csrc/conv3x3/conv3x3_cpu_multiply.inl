@@ -55,13 +55,14 @@ __attribute__((noinline)) void multiply_rows(const Multiplication<T>& m, int64_t
   const T* left = m.left + (kTransposed ? row : row * stride);
   const T* right = m.right;
   for (int64_t depth = m.depth; depth > 0; depth -= m.chain) {
-    if constexpr (!kTransposed && kCount == kRows) {
+    constexpr int kFetched = 2 * kLineBytes / sizeof(T);
+    if (!kTransposed && kCount == kRows && (m.depth - depth) % kFetched == 0) {
       // The rows lie far apart and are left again after a few lines, so that the processor does not see the next ones
       // coming.
       const T* next = left + kRows * stride;
 #pragma GCC unroll 16
       for (int r = 0; r < kCount; ++r) {
-        prefetch<2 * kLineBytes / sizeof(T)>(next + r * stride);
+        prefetch<kFetched>(next + r * stride);
       }
     }
     V sum[kCount][kVectors] = {};
