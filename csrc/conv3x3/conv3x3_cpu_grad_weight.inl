@@ -88,7 +88,7 @@ void write_taps(const GradWeightParams& p, int64_t block, int64_t begin, int64_t
             [&](int col, V(&column)[6]) {
               for (int row = 0; row < 6; ++row) {
                 const acc_t* from = sums + (row * 6 + col) * plane_stride + k * row_stride + c;
-                prefetch<kLanes>(from + 4 * kLanes);  // as many rows as there are points are too many to foresee
+                prefetch<kLanes>(from + 4 * kLanes);  // more streams than the processor follows
                 column[row] = load<kLanes>(from);
                 for (int64_t part = 1; part < p.parts; ++part) {
                   column[row] += load<kLanes>(from + part * part_stride);

@@ -364,7 +364,8 @@ SEGNET_INLINE void transpose(V (&rows)[sizeof...(kIndex)], std::integer_sequence
   }
 }
 
-// gather_taps of a weight whose taps lie side by side.
+// gather_taps of a weight whose taps lie side by side. Like its twins it fetches what it reads a step or some later,
+// since the processor does not foresee strides as large as these.
 template <class scalar_t>
 void gather_contiguous_taps(const Weight& weight, int64_t k, int64_t channels, int64_t begin, int64_t end,
                             acc_type<scalar_t>* to) {
