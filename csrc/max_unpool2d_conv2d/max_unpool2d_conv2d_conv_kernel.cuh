@@ -193,17 +193,17 @@ SEGNET_DEVICE void convolve_block(const ConvParams& p) {
         __syncthreads();
         fetch_weights(step + 2, stage == 0 ? 2 : stage - 1);
 
-        for (int i = 1; i < share && item < items; ++i, item += Traits::kThreads) {
-          map.store(item, map.load(item, next_channel), next);
-        }
-        typename Pass::Map::Item loaded{};
-        if (item < items) {
-          loaded = map.load(item, next_channel);
-        }
-        products.add_tap(tap_map, map_cols, weight_stages + stage * kStage);
-        if (item < items) {
-          map.store(item, loaded, next);
-          item += Traits::kThreads;
+        for (int left = share; left > 0; --left, item += Traits::kThreads) {
+          typename Pass::Map::Item loaded{};
+          if (item < items) {
+            loaded = map.load(item, next_channel);
+          }
+          if (left == 1) {
+            products.add_tap(tap_map, map_cols, weight_stages + stage * kStage);
+          }
+          if (item < items) {
+            map.store(item, loaded, next);
+          }
         }
         stage = stage == 2 ? 0 : stage + 1;
       }
