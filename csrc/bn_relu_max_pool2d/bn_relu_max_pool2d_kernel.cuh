@@ -74,7 +74,7 @@ struct WindowGrad {
     const int64_t channels = p.shape.channels;
     grad_output = group.load(static_cast<const scalar_t*>(p.grad_output) + item * channels + channel);
     const uint8_t* bytes = p.codes + item * codes_bytes(channels) + channel / kCodesPerByte;
-    codes = cuda::clip_codes(group.load_codes(bytes), rows, cols);
+    codes = clip_codes(group.load_codes(bytes), rows, cols);
     const scalar_t* from = static_cast<const scalar_t*>(p.input) + corner;
     cuda::for_each_place(
         rows, cols, [&](int k, int row, int col) { x[k] = group.load(from + (row * p.shape.width + col) * channels); });

@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) codes_to_indices_kernel(cu
   cuda::Window window(s, place.item);
   for (int64_t item = place.item; item < place.end; item += params.tiling.rows, window.advance(s, params.tiling.rows)) {
     const uint8_t* from = p.codes + item * codes_bytes(s.channels) + place.channel / kCodesPerByte;
-    const unsigned codes = cuda::clip_codes(group.load_codes(from), window.rows(s), window.cols(s));
+    const unsigned codes = clip_codes(group.load_codes(from), window.rows(s), window.cols(s));
     cuda::Vector<int64_t, kChannels> indices;
 #pragma unroll
     for (int i = 0; i < kChannels; ++i) {

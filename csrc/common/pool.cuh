@@ -93,11 +93,6 @@ SEGNET_DEVICE void for_each_left_out(const PoolShape& s, const Window& window, c
   }
 }
 
-// The codes of a group, clipped to the window.
-SEGNET_DEVICE unsigned clip_codes(unsigned codes, int rows, int cols) {
-  return codes & (static_cast<unsigned>(code_mask(rows, cols)) * 0x55555555u);
-}
-
 // Pools a thread's windows: output = max of transform(i, input) over the window for its channels i, and the codes.
 template <int kChannels, bool kWhole, class Op, class scalar_t, class Transform>
 SEGNET_DEVICE void pool_windows(const Op& p, const Tiling& tiling, const TilePlace<kChannels>& place,

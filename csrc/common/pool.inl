@@ -91,7 +91,7 @@ SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> load_first_codes(const uint8_t* pack
   } else {
     word = packed[c / kCodesPerByte] >> (2 * (c % kCodesPerByte));
   }
-  word &= static_cast<uint32_t>(code_mask(rows, cols)) * 0x55555555u;
+  word = clip_codes(word, rows, cols);
   return broadcast<mask_type<acc_t>, kLanes>(static_cast<mask_type<acc_t>>(word)) & code_lanes<acc_t, kLanes>(3);
 }
 template <class acc_t, int kLanes>
@@ -99,84 +99,40 @@ SEGNET_INLINE Vec<mask_type<acc_t>, kLanes> load_codes(const uint8_t* packed, in
   return load_first_codes<acc_t, kLanes>(packed, c, kLanes, rows, cols);
 }
 
-// Bit i of `bits` as bit 2 * i.
-#if SEGNET_SIMD_MASKS
-SEGNET_INLINE uint32_t spread_bits(uint32_t bits) {
-  return __builtin_ia32_pdep_si(bits, 0x55555555u);
-}
-#endif
-
-// The codes of kLanes channels of one window, while it is walked through in the order of its places.
-template <class acc_t, int kLanes>
-class WinnerCodes {
-  using Mask = Vec<mask_type<acc_t>, kLanes>;
-
- public:
-  // Lanes `wins` have their winner so far at `place`.
-  SEGNET_INLINE void take(int place, Mask wins) { take(place, wins, low_, high_); }
-#if SEGNET_SIMD_MASKS
-  SEGNET_INLINE void take(int place, LaneMask wins) { take(place, wins.bits, low_bits_, high_bits_); }
-#endif
-
-  // As store_codes stores them: two bits to a lane.
-  SEGNET_INLINE uint32_t packed() const {
-#if SEGNET_SIMD_MASKS
-    if constexpr (kLanes == kLanesOf<acc_t>) {
-      return spread_bits(low_bits_) | spread_bits(high_bits_) << 1;
-    }
-#elif SEGNET_SIMD_HALVES
-    if constexpr (kLanes == kLanesOf<acc_t>) {
-      return interleaved_bits(low_, high_);
-    }
-#endif
-    return static_cast<uint32_t>(or_lanes<mask_type<acc_t>, kLanes>((low_ & code_lanes<acc_t, kLanes>(1)) |
-                                                                    (high_ & code_lanes<acc_t, kLanes>(2))));
-  }
-
- private:
-  template <class M>
-  SEGNET_INLINE static void take(int place, M wins, M& low, M& high) {
-    low = place % 2 == 1 ? low | wins : low & ~wins;
-    high = place / 2 == 1 ? high | wins : high & ~wins;
-  }
-
-  Mask low_{}, high_{};                    // the lanes' codes have bits 0 and 1
-  uint32_t low_bits_ = 0, high_bits_ = 0;  // the same of masks that are bits themselves
-};
-
-// The winners of kLanes channels of a window, of its values at places 0 to 3.
-template <class acc_t, int kLanes>
+// The winners of kLanes channels of a window: their values, and the lanes whose codes have bit 0 and bit 1.
+template <class acc_t, int kLanes, class Mask>
 struct Winners {
   Vec<acc_t, kLanes> values;
-  WinnerCodes<acc_t, kLanes> codes;
+  Mask low, high;
 
-  // Of a window of which so many rows and columns are there; value_at(place) is called for these alone.
-  template <class ValueAt>
-  SEGNET_INLINE Winners(int64_t rows, int64_t cols, Vec<acc_t, kLanes> first, const ValueAt& value_at) : values(first) {
-    for (int place = 1; place < 4; ++place) {
-      if (place / 2 < rows && place % 2 < cols) {
-        const Vec<acc_t, kLanes> value = value_at(place);
-        take(place, value, pool_wins(compared<acc_t, kLanes>(value), compared<acc_t, kLanes>(values)));
-      }
+  // As store_codes stores them: two bits to a lane.
+  SEGNET_INLINE uint32_t codes() const {
+#if SEGNET_SIMD_HALVES
+    if constexpr (kLanes == kLanesOf<acc_t>) {
+      return interleaved_bits(low, high);
+    } else
+#endif
+    {
+      return static_cast<uint32_t>(or_lanes<mask_type<acc_t>, kLanes>((low & code_lanes<acc_t, kLanes>(1)) |
+                                                                      (high & code_lanes<acc_t, kLanes>(2))));
     }
-  }
-
-  // Of numbers. An element at several places wins at the first of them, so a place that is not there may be an earlier
-  // one again.
-  SEGNET_INLINE explicit Winners(const Vec<acc_t, kLanes> (&value)[4]) : values(value[0]) {
-    for (int place = 1; place < 4; ++place) {
-      take(place, value[place],
-           pool_wins_of_numbers(compared<acc_t, kLanes>(value[place]), compared<acc_t, kLanes>(values)));
-    }
-  }
-
- private:
-  template <class M>
-  SEGNET_INLINE void take(int place, Vec<acc_t, kLanes> value, M wins) {
-    values = select(wins, value, values);
-    codes.take(place, wins);
   }
 };
+
+// Of the values at places 0 to 3, where wins(value, best) says which lanes of a later place take over: the winners of
+// both rows, and the winner of these. A place that is not there may be an earlier one again: among equals the first one
+// wins, and where a NaN wins once more, its code is to be clipped.
+template <class acc_t, int kLanes, class Wins>
+SEGNET_INLINE auto winners_of(const Vec<acc_t, kLanes> (&value)[4], const Wins& wins) {
+  const auto won = [&](const Vec<acc_t, kLanes>& later, const Vec<acc_t, kLanes>& best) {
+    return wins(compared<acc_t, kLanes>(later), compared<acc_t, kLanes>(best));
+  };
+  const auto right_above = won(value[1], value[0]), right_below = won(value[3], value[2]);
+  const auto above = select(right_above, value[1], value[0]), below = select(right_below, value[3], value[2]);
+  const auto lower = won(below, above);
+  return Winners<acc_t, kLanes, std::decay_t<decltype(lower)>>{select(lower, below, above),
+                                                               select(lower, right_below, right_above), lower};
+}
 
 // Called with c ascending from 0; leaves the bits of channels that are not there zero. Of kLanes codes, the first
 // `count` are, or all where there are more.
@@ -214,38 +170,39 @@ SEGNET_INLINE void pool_rows(const PoolShape& shape, const scalar_t* input, scal
   using acc_t = acc_type<scalar_t>;
   const int64_t channels = shape.channels;
 
-  // Calls winners_of(value_at, lanes) for every vector of channels, and stores what it gives.
-  const auto pool = [&](const Window& window, const auto& winners_of) {
+  // Calls body(values at places 0 to 3, lanes) for every vector of channels, and stores the winners that it gives.
+  const auto pool = [&](const Window& window, const auto& body) {
     for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
       constexpr int kLanes = decltype(lanes)::value;
       prefetch_windows<kLanes>(input + window.offset, window.row_step, c);
       const auto value_at = [&](int place) {
-        const auto value = transform(load<kLanes>(input + window.element(place) + c), c, lanes);
-        return place == 0 ? rectify(value) : value;
+        return transform(load<kLanes>(input + window.element(place) + c), c, lanes);
       };
-      const Winners<acc_t, kLanes> winners = winners_of(value_at, lanes);
+      const Vec<acc_t, kLanes> values[4] = {rectify(value_at(0)), value_at(1), value_at(2), value_at(3)};
+      const auto winners = body(values, lanes);
       store<kLanes>(output + window.index * channels + c, winners.values);
-      store_codes<kLanes>(packed + window.index * codes_bytes(channels), c, winners.codes.packed());
+      store_codes<kLanes>(packed + window.index * codes_bytes(channels), c,
+                          clip_codes(winners.codes(), window.rows, window.cols));
     });
   };
   const auto window = [&](const Window& w) {
     // Most windows hold numbers alone. Whether one does can be told from the sum of its values, which costs less than
     // to compare each with itself; infinities of both signs may look like NaN here.
     Vec<acc_t, kLanesOf<acc_t>> sum{};
-    pool(w, [&](const auto& value_at, auto lanes) {
+    pool(w, [&](const auto& values, auto lanes) {
       constexpr int kLanes = decltype(lanes)::value;
-      const Vec<acc_t, kLanes> value[4] = {value_at(0), value_at(1), value_at(2), value_at(3)};
-      const auto total = (value[0] + value[1]) + (value[2] + value[3]);
+      const auto total = (values[0] + values[1]) + (values[2] + values[3]);
       if constexpr (kLanes == 1) {
         sum[0] += total[0];
       } else {
         sum += total;
       }
-      return Winners<acc_t, kLanes>(value);
+      return winners_of<acc_t, kLanes>(values, [](auto value, auto best) { return pool_wins_of_numbers(value, best); });
     });
     if (or_lanes<mask_type<acc_t>, kLanesOf<acc_t>>(sum != sum) != 0) {
-      pool(w, [&](const auto& value_at, auto lanes) {
-        return Winners<acc_t, decltype(lanes)::value>(w.rows, w.cols, value_at(0), value_at);
+      pool(w, [](const auto& values, auto lanes) {
+        return winners_of<acc_t, decltype(lanes)::value>(values,
+                                                         [](auto value, auto best) { return pool_wins(value, best); });
       });
     }
   };

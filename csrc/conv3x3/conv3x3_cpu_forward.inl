@@ -162,10 +162,15 @@ class ForwardTask {
 
   void write_pool(const TilePlace& place, int64_t k, int64_t count, const Outputs& out) {
     for_each_window(place, [&](int row, int col, int64_t window, int rows, int cols) {
-      const auto value_at = [&](int at) { return round_to<scalar_t, kLanes>(out[2 * row + at / 2][2 * col + at % 2]); };
-      const Winners<acc_t, kLanes> winners(rows, cols, value_at(0), value_at);
+      const auto value_at = [&](int r, int c) {  // an earlier one's instead of one that is not there
+        return round_to<scalar_t, kLanes>(out[2 * row + std::min(r, rows - 1)][2 * col + std::min(c, cols - 1)]);
+      };
+      const V values[4] = {value_at(0, 0), value_at(0, 1), value_at(1, 0), value_at(1, 1)};
+      const auto winners =
+          winners_of<acc_t, kLanes>(values, [](auto value, auto best) { return pool_wins(value, best); });
       store_first<kLanes>(static_cast<scalar_t*>(p_.output) + window * s_.out_channels + k, winners.values, count);
-      store_first_codes<kLanes>(p_.codes_out + window * codes_bytes(s_.out_channels), k, count, winners.codes.packed());
+      store_first_codes<kLanes>(p_.codes_out + window * codes_bytes(s_.out_channels), k, count,
+                                clip_codes(winners.codes(), rows, cols));
     });
   }
 

@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) backward_kernel(cuda::Tile
   for (int64_t item = place.item; item < place.end; item += params.tiling.rows, window.advance(s, params.tiling.rows)) {
     const Bits grad = group.load(static_cast<const bits_t*>(p.grad_output) + item * s.channels + place.channel);
     const int rows = window.rows(s), cols = window.cols(s);
-    const unsigned codes = cuda::clip_codes(
+    const unsigned codes = clip_codes(
         group.load_codes(p.codes + item * codes_bytes(s.channels) + place.channel / kCodesPerByte), rows, cols);
     bits_t* corner = static_cast<bits_t*>(p.grad_input) + window.corner(s) + place.channel;
     cuda::for_each_place(rows, cols, [&](int k, int row, int col) {
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) gather_kernel(cuda::Tiled<
   cuda::Window window(s, place.item);
   for (int64_t item = place.item; item < place.end; item += params.tiling.rows, window.advance(s, params.tiling.rows)) {
     const int rows = window.rows(s), cols = window.cols(s);
-    const unsigned codes = cuda::clip_codes(
+    const unsigned codes = clip_codes(
         group.load_codes(p.codes + item * codes_bytes(s.channels) + place.channel / kCodesPerByte), rows, cols);
     const bits_t* corner = static_cast<const bits_t*>(p.map) + window.corner(s) + place.channel;
     Bits x[4] = {};

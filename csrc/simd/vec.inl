@@ -276,6 +276,9 @@ struct LaneMask {
 
   SEGNET_INLINE LaneMask operator|(LaneMask other) const { return {bits | other.bits}; }
 };
+SEGNET_INLINE LaneMask select(LaneMask mask, LaneMask a, LaneMask b) {
+  return {(mask.bits & a.bits) | (~mask.bits & b.bits)};
+}
 
 // Predicates of vcmpps: as a > b and a != b of vectors have them.
 constexpr int kGreater = 14, kNotEqual = 4;
@@ -342,8 +345,14 @@ SEGNET_INLINE T or_lanes(Vec<T, kLanes> v) {
   }
 }
 
-#if SEGNET_SIMD_HALVES && !SEGNET_SIMD_MASKS
-// Two bits to each lane of AVX2's comparisons: bit 2 * i of lane i of `low`, bit 2 * i + 1 of lane i of `high`.
+// Two bits to each lane of two comparisons of whole vectors: bit 2 * i of lane i of `low`, bit 2 * i + 1 of lane i of
+// `high`.
+#if SEGNET_SIMD_MASKS
+SEGNET_INLINE uint32_t interleaved_bits(LaneMask low, LaneMask high) {
+  constexpr uint32_t kEven = 0x55555555u;
+  return __builtin_ia32_pdep_si(low.bits, kEven) | __builtin_ia32_pdep_si(high.bits, kEven << 1);
+}
+#elif SEGNET_SIMD_HALVES
 SEGNET_INLINE uint32_t interleaved_bits(Vec<int32_t, 8> low, Vec<int32_t, 8> high) {
   const auto words = __builtin_shufflevector(bit_cast<Vec<int16_t, 16>>(low), bit_cast<Vec<int16_t, 16>>(high), 0, 17,
                                              2, 19, 4, 21, 6, 23, 8, 25, 10, 27, 12, 29, 14, 31);

@@ -36,6 +36,11 @@ SEGNET_HOST_DEVICE int code_mask(int64_t rows_in_window, int64_t cols_in_window)
   return (rows_in_window > 1 ? 2 : 0) | (cols_in_window > 1 ? 1 : 0);
 }
 
+// The same for up to sixteen codes, two bits each.
+SEGNET_HOST_DEVICE uint32_t clip_codes(uint32_t codes, int rows_in_window, int cols_in_window) {
+  return codes & (static_cast<uint32_t>(code_mask(rows_in_window, cols_in_window)) * 0x55555555u);
+}
+
 // How many of a window's two rows (or columns) lie inside a map of this size.
 SEGNET_HOST_DEVICE int64_t window_extent(int64_t pooled, int64_t size) {
   return size - 2 * pooled < 2 ? 1 : 2;
