@@ -11,7 +11,9 @@
 #include "conv_bias/conv_bias.h"
 #include "indices_to_codes/indices_to_codes.h"
 #include "max_pool2d_with_codes/max_pool2d_with_codes.h"
+#include "max_pool2d_with_codes/max_pool2d_with_codes_autograd.h"
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d.h"
+#include "max_unpool2d_conv2d/max_unpool2d_conv2d_autograd.h"
 #include "simd/levels.h"
 
 #if defined(SEGNET_HOST_CUDA)
@@ -55,6 +57,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Kernels of segnet_ext. Use segnet_ext.ops, which adds autograd, torch.compile and autocast.";
   m.def("build_info", &build_info_dict);
 
+  m.def("max_pool2d_with_codes_call", &max_pool2d_with_codes_call, no_gil, py::arg("input"), py::arg("ceil_mode"));
   m.def("max_pool2d_with_codes_forward", &max_pool2d_with_codes_forward, no_gil, py::arg("input"),
         py::arg("ceil_mode"));
   m.def("max_pool2d_with_codes_backward", &max_pool2d_with_codes_backward, no_gil, py::arg("grad_output"),
@@ -72,6 +75,8 @@ PYBIND11_MODULE(_C, m) {
         py::arg("codes"), py::arg("output"), py::arg("weight"), py::arg("bias"), py::arg("mean"), py::arg("var"),
         py::arg("eps"), py::arg("batch_statistics"));
 
+  m.def("max_unpool2d_conv2d_call", &max_unpool2d_conv2d_call, no_gil, py::arg("input"), py::arg("codes"),
+        py::arg("weight"), py::arg("bias"), py::arg("height"), py::arg("width"), py::arg("relu"));
   m.def("max_unpool2d_conv2d_forward", &max_unpool2d_conv2d_forward, no_gil, py::arg("input"), py::arg("codes"),
         py::arg("weight"), py::arg("bias"), py::arg("height"), py::arg("width"), py::arg("relu"));
   m.def("max_unpool2d_conv2d_grad_input", &max_unpool2d_conv2d_grad_input, no_gil, py::arg("grad_output"),

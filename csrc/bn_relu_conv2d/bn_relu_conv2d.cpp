@@ -247,7 +247,7 @@ at::Tensor bn_relu_conv2d_grad_weight(const at::Tensor& grad_output, const at::T
                                       const std::optional<at::Tensor>& codes, const at::Tensor& weight) {
   const char* op = "bn_relu_conv2d_grad_weight";
   check_grad_output(op, grad_output, input, weight);
-  const bool channels_last = weight.is_contiguous(at::MemoryFormat::ChannelsLast) && !weight.is_contiguous();
+  const bool channels_last = is_channels_last(weight);
   if constexpr (kHasCudaKernels) {
     if (runs_on_cuda(input)) {
       if (input.numel() == 0) {

@@ -1,6 +1,5 @@
 #include "bn_relu_conv2d/bn_relu_conv2d_autograd.h"
 
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/threshold_backward.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -52,20 +51,6 @@ variable_list gradients(const at::Tensor& grad_output, const Saved& saved, unsig
   }
   return result;
 }
-
-// A node of its own where backward records a graph, so that it is an error to differentiate it and not a silent zero.
-struct Gradients : torch::autograd::Function<Gradients> {
-  static variable_list forward(AutogradContext*, const at::Tensor& grad_output, const at::Tensor& input,
-                               const OptionalTensor& bn_weight, const OptionalTensor& bn_bias,
-                               const OptionalTensor& mean, const OptionalTensor& var, const OptionalTensor& codes,
-                               const at::Tensor& weight, double eps, bool batch_statistics, int64_t wanted) {
-    return gradients(grad_output, {input, bn_weight, bn_bias, mean, var, codes, weight, eps, batch_statistics},
-                     static_cast<unsigned>(wanted));
-  }
-  static variable_list backward(AutogradContext*, const variable_list&) {
-    TORCH_CHECK(false, kName, ": second derivatives are not implemented");
-  }
-};
 
 struct Forward : torch::autograd::Function<Forward> {
   static Variable forward(AutogradContext* context, const at::Tensor& input, const OptionalTensor& bn_weight,
@@ -120,11 +105,15 @@ struct Forward : torch::autograd::Function<Forward> {
       grad = at::threshold_backward(grad, output, 0);
     }
     grad = grad.contiguous(at::MemoryFormat::ChannelsLast);  // once for all that read it
-    const variable_list made =
-        at::GradMode::is_enabled()
-            ? Gradients::apply(grad, input, bn_weight, bn_bias, mean, var, codes, weight, eps, batch_statistics,
-                               static_cast<int64_t>(wanted))
-            : gradients(grad, {input, bn_weight, bn_bias, mean, var, codes, weight, eps, batch_statistics}, wanted);
+    variable_list of{grad, input, weight};
+    for (const OptionalTensor* vector : {&bn_weight, &bn_bias}) {
+      if (*vector) {
+        of.push_back(**vector);
+      }
+    }
+    const variable_list made = make_gradients(kName, of, [&] {
+      return gradients(grad, {input, bn_weight, bn_bias, mean, var, codes, weight, eps, batch_statistics}, wanted);
+    });
     constexpr size_t kPlaces[kGradients] = {0, 1, 2, 6, 7};  // of what has a gradient, among forward's arguments
     for (size_t gradient = 0; gradient < kGradients; ++gradient) {
       if ((wanted >> gradient & 1) != 0) {

@@ -23,19 +23,6 @@ variable_list gradients(const at::Tensor& grad_output, const at::Tensor& input, 
           bias ? grad_bias.to(bias->scalar_type()) : grad_bias};
 }
 
-// A node of its own where backward records a graph, so that it is an error to differentiate it and not a silent zero.
-struct Gradients : torch::autograd::Function<Gradients> {
-  static variable_list forward(AutogradContext*, const at::Tensor& grad_output, const at::Tensor& input,
-                               const at::Tensor& codes, const OptionalTensor& output, const OptionalTensor& weight,
-                               const OptionalTensor& bias, const at::Tensor& mean, const at::Tensor& var, double eps,
-                               bool batch_statistics) {
-    return gradients(grad_output, input, codes, output, weight, bias, mean, var, eps, batch_statistics);
-  }
-  static variable_list backward(AutogradContext*, const variable_list&) {
-    TORCH_CHECK(false, kName, ": second derivatives are not implemented");
-  }
-};
-
 struct Forward : torch::autograd::Function<Forward> {
   static variable_list forward(AutogradContext* context, const at::Tensor& input, const OptionalTensor& weight,
                                const OptionalTensor& bias, const at::Tensor& mean, const at::Tensor& var,
@@ -57,11 +44,15 @@ struct Forward : torch::autograd::Function<Forward> {
       const OptionalTensor weight = optional(saved[2]), bias = optional(saved[3]), output = optional(saved[6]);
       const double eps = context->saved_data["eps"].toDouble();
       const bool batch_statistics = context->saved_data["batch_statistics"].toBool();
-      const variable_list made = at::GradMode::is_enabled()
-                                     ? Gradients::apply(grads[0], saved[0], saved[1], output, weight, bias, saved[4],
-                                                        saved[5], eps, batch_statistics)
-                                     : gradients(grads[0], saved[0], saved[1], output, weight, bias, saved[4], saved[5],
-                                                 eps, batch_statistics);
+      variable_list of{grads[0], saved[0]};
+      for (const OptionalTensor* vector : {&weight, &bias}) {
+        if (*vector) {
+          of.push_back(**vector);
+        }
+      }
+      const variable_list made = make_gradients(kName, of, [&] {
+        return gradients(grads[0], saved[0], saved[1], output, weight, bias, saved[4], saved[5], eps, batch_statistics);
+      });
       result[0] = made[0];
       result[1] = weight ? made[1] : at::Tensor();
       result[2] = bias ? made[2] : at::Tensor();

@@ -4,7 +4,9 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 
+#include <functional>
 #include <optional>
+#include <vector>
 
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
 #include "segnet_ext/checks.h"
@@ -26,6 +28,11 @@ template <class... Tensors>
 bool records_graph(const Tensors&... tensors) {
   return at::GradMode::is_enabled() && (requires_grad(tensors) || ...);
 }
+
+// make()'s gradients, from inside a backward pass. Where that records a graph itself, they get a node of their own, so
+// that it is an error to differentiate them by the tensors they are made `of` and not a silent zero.
+std::vector<at::Tensor> make_gradients(const char* op, const std::vector<at::Tensor>& of,
+                                       const std::function<std::vector<at::Tensor>()>& make);
 
 // use(mean, var) with the statistics that input is normalised with: the running ones or, in training, the batch's own,
 // towards which the running ones then move if there are any.

@@ -11,6 +11,11 @@ inline at::MemoryFormat weight_format(bool channels_last) {
   return channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
 }
 
+// Whether a weight is channels_last, as in a model that is; its gradient is made to lie likewise.
+inline bool is_channels_last(const at::Tensor& weight) {
+  return weight.is_contiguous(at::MemoryFormat::ChannelsLast) && !weight.is_contiguous();
+}
+
 // map [N, C, H, W], weight [K, C, k, k]: [N, K, H, W], channels_last.
 at::Tensor convolve(const at::Tensor& map, const at::Tensor& weight);
 

@@ -73,8 +73,16 @@ class Operator:
         """A decorator: the function gives uninitialised results of the right shapes and dtypes."""
         torch.library.register_fake(self.overload)(fake)
 
-    def register_autograd(self, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
-        """As ``torch.library.register_autograd``."""
+    def register_autograd(
+        self, backward: Callable[..., Any], setup_context: Callable[..., None], eager: Callable[..., Any] | None = None
+    ) -> None:
+        """As ``torch.library.register_autograd``; ``eager`` is the extension's own function that records the graph."""
+        torch.library.register_autograd(self.overload, backward, setup_context=setup_context)
+        self._differentiable = eager or self._autograd_function(backward, setup_context)
+
+    def _autograd_function(
+        self, backward: Callable[..., Any], setup_context: Callable[..., None]
+    ) -> Callable[..., Any]:
         arguments = len(self.overload._schema.arguments)
 
         def forward(ctx: Any, *args: Any) -> Any:
@@ -86,10 +94,9 @@ class Operator:
         def eager_backward(ctx: Any, *grads: Tensor | None) -> Any:
             return backward(ctx, *grads) if any(grad is not None for grad in grads) else (None,) * arguments
 
-        torch.library.register_autograd(self.overload, backward, setup_context=setup_context)
         members = {"forward": staticmethod(forward), "backward": staticmethod(eager_backward)}
-        eager: Any = type(self._name, (torch.autograd.Function,), members)
-        self._differentiable = eager.apply
+        function: Any = type(self._name, (torch.autograd.Function,), members)
+        return function.apply
 
     def refuse_double_backward(self, name: str) -> None:
         """Makes differentiating this operator, a backward, an error that names the operation, not its internals."""

@@ -72,5 +72,9 @@ def _autograd(ctx: Any, grad_output: Tensor, _grad_codes: None) -> tuple[Tensor,
     return _backward(grad_output, codes, *ctx.size), None
 
 
-_forward.register_autograd(_autograd, _setup_context)
+def _eager(*args: Any) -> tuple[Tensor, Tensor]:
+    return _C.max_pool2d_with_codes_call(*args)
+
+
+_forward.register_autograd(_autograd, _setup_context, _eager)
 _backward.refuse_double_backward("max_pool2d_with_codes")

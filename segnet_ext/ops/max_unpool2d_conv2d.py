@@ -128,7 +128,11 @@ def _autograd(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     return grad_input, None, grad_weight, grad_bias, *[None] * 3
 
 
-_forward.register_autograd(_autograd, _setup_context)
+def _eager(*args: Any) -> Tensor:
+    return _C.max_unpool2d_conv2d_call(*args)
+
+
+_forward.register_autograd(_autograd, _setup_context, _eager)
 _grad_input.refuse_double_backward("max_unpool2d_conv2d")
 _grad_weight.refuse_double_backward("max_unpool2d_conv2d")
 conv_bias_grad.refuse_double_backward("conv2d")
