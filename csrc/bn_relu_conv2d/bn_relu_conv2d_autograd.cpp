@@ -1,7 +1,6 @@
 #include "bn_relu_conv2d/bn_relu_conv2d_autograd.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/threshold_backward.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <utility>
@@ -100,18 +99,8 @@ struct Forward : torch::autograd::Function<Forward> {
     ask(true, kWeight);
     ask(context->saved_data["bias"].toBool(), kBias);
 
-    at::Tensor grad = grads[0];
-    if (output.defined()) {
-      grad = at::threshold_backward(grad, output, 0);
-    }
-    grad = grad.contiguous(at::MemoryFormat::ChannelsLast);  // once for all that read it
-    variable_list of{grad, input, weight};
-    for (const OptionalTensor* vector : {&bn_weight, &bn_bias}) {
-      if (*vector) {
-        of.push_back(**vector);
-      }
-    }
-    const variable_list made = make_gradients(kName, of, [&] {
+    const at::Tensor grad = convolution_grad(grads[0], output);
+    const variable_list made = make_gradients(kName, {grad, input, weight, bn_weight, bn_bias}, [&] {
       return gradients(grad, {input, bn_weight, bn_bias, mean, var, codes, weight, eps, batch_statistics}, wanted);
     });
     constexpr size_t kPlaces[kGradients] = {0, 1, 2, 6, 7};  // of what has a gradient, among forward's arguments

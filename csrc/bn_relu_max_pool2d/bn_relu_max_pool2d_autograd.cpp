@@ -44,13 +44,7 @@ struct Forward : torch::autograd::Function<Forward> {
       const OptionalTensor weight = optional(saved[2]), bias = optional(saved[3]), output = optional(saved[6]);
       const double eps = context->saved_data["eps"].toDouble();
       const bool batch_statistics = context->saved_data["batch_statistics"].toBool();
-      variable_list of{grads[0], saved[0]};
-      for (const OptionalTensor* vector : {&weight, &bias}) {
-        if (*vector) {
-          of.push_back(**vector);
-        }
-      }
-      const variable_list made = make_gradients(kName, of, [&] {
+      const variable_list made = make_gradients(kName, {grads[0], saved[0], weight, bias}, [&] {
         return gradients(grads[0], saved[0], saved[1], output, weight, bias, saved[4], saved[5], eps, batch_statistics);
       });
       result[0] = made[0];

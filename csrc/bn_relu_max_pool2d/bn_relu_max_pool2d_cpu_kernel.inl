@@ -16,9 +16,6 @@ using segnet_ext::bn_relu_max_pool2d::StatsParams;
 // precision the nearer the center is to it.
 constexpr int64_t kGroupPixels = 128;
 
-// Parts are summed from the last one to the first: the next pass over the map begins with what was read last, as far as
-// the caches still have it.
-
 // Infinity and NaN are no origin: the distance of infinity from itself is NaN.
 template <class V>
 SEGNET_INLINE V finite_or_zero(V value) {
@@ -33,6 +30,7 @@ struct Stats {
     const auto* input = static_cast<const scalar_t*>(p.input);
     const LineArray<acc_t> center(new_lines<acc_t>(3 * channels));
     acc_t *group_sum = center.get() + channels, *group_squares = group_sum + channels;
+    // From the last part to the first: the next pass begins with what was read last, as far as the caches have it.
     for (int64_t part = end_part - 1; part >= begin_part; --part) {
       double* sum = p.partial_sum + part * channels;
       double* squares = p.partial_squares + part * channels;
@@ -293,7 +291,7 @@ struct BackwardReduce {
     const int64_t group_rows = std::max<int64_t>(1, kGroupPixels / p.shape.pooled_width);
     const LineArray<acc_t> group_sum(new_lines<acc_t>(2 * channels));
     acc_t* group_product = group_sum.get() + channels;
-    for (int64_t part = end_part - 1; part >= begin_part; --part) {
+    for (int64_t part = end_part - 1; part >= begin_part; --part) {  // backwards, as in Stats
       double* sum = p.partial_sum + part * channels;
       double* product = p.partial_product + part * channels;
       std::fill_n(sum, channels, 0.0);

@@ -1,5 +1,6 @@
 #include "common/autograd.h"
 
+#include <ATen/ops/threshold_backward.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <string>
@@ -23,9 +24,23 @@ struct Gradients : torch::autograd::Function<Gradients> {
 
 }  // namespace
 
-std::vector<at::Tensor> make_gradients(const char* op, const std::vector<at::Tensor>& of,
+std::vector<at::Tensor> make_gradients(const char* op, std::initializer_list<OptionalTensor> of,
                                        const std::function<std::vector<at::Tensor>()>& make) {
-  return at::GradMode::is_enabled() ? Gradients::apply(at::TensorList(of), op, make) : make();
+  if (!at::GradMode::is_enabled()) {
+    return make();
+  }
+  variable_list given;
+  for (const OptionalTensor& tensor : of) {
+    if (tensor) {
+      given.push_back(*tensor);
+    }
+  }
+  return Gradients::apply(at::TensorList(given), op, make);
+}
+
+at::Tensor convolution_grad(const at::Tensor& grad_output, const at::Tensor& output) {
+  const at::Tensor grad = output.defined() ? at::threshold_backward(grad_output, output, 0) : grad_output;
+  return grad.contiguous(at::MemoryFormat::ChannelsLast);
 }
 
 }  // namespace segnet_ext

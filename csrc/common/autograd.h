@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <functional>
+#include <initializer_list>
 #include <optional>
 #include <vector>
 
@@ -30,9 +31,14 @@ bool records_graph(const Tensors&... tensors) {
 }
 
 // make()'s gradients, from inside a backward pass. Where that records a graph itself, they get a node of their own, so
-// that it is an error to differentiate them by the tensors they are made `of` and not a silent zero.
-std::vector<at::Tensor> make_gradients(const char* op, const std::vector<at::Tensor>& of,
+// that it is an error to differentiate them by the tensors they are made `of`, those that there are, and not a silent
+// zero.
+std::vector<at::Tensor> make_gradients(const char* op, std::initializer_list<OptionalTensor> of,
                                        const std::function<std::vector<at::Tensor>()>& make);
+
+// What reaches a convolution of grad_output: through the ReLU behind it where that one's output was saved, else
+// `output` is undefined; channels_last, once for all that read it.
+at::Tensor convolution_grad(const at::Tensor& grad_output, const at::Tensor& output);
 
 // use(mean, var) with the statistics that input is normalised with: the running ones or, in training, the batch's own,
 // towards which the running ones then move if there are any.

@@ -1,6 +1,5 @@
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d_autograd.h"
 
-#include <ATen/ops/threshold_backward.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "common/autograd.h"
@@ -38,11 +37,7 @@ struct Forward : torch::autograd::Function<Forward> {
     const bool wants_input = context->needs_input_grad(0), wants_weight = context->needs_input_grad(2);
     const bool wants_bias = context->saved_data["bias"].toBool() && context->needs_input_grad(3);
 
-    at::Tensor grad = grads[0];
-    if (output.defined()) {
-      grad = at::threshold_backward(grad, output, 0);
-    }
-    grad = grad.contiguous(at::MemoryFormat::ChannelsLast);  // once for all that read it
+    const at::Tensor grad = convolution_grad(grads[0], output);
     const variable_list made = make_gradients("max_unpool2d_conv2d", {grad, input, weight}, [&] {
       variable_list gradients;
       if (wants_input) {
