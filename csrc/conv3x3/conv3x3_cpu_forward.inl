@@ -71,12 +71,6 @@ class ForwardTask {
   // Input channels [c, c + channels), whose weights these are.
   void multiply_points(int64_t tiles, int64_t c, int64_t channels, const Planes<acc_t>& weights) {
     for (int point = 0; point < points(kTile); ++point) {
-      if (p_.points != nullptr) {  // else they were just written
-        const acc_t* next = weights.at(std::min(point + 1, points(kTile) - 1));
-        for (int64_t i = 0; i < channels; ++i) {
-          prefetch<kPanel<acc_t>, Cache::kSecond>(next + i * kPanel<acc_t>);
-        }
-      }
       multiply<acc_t, false>(
           tiles, {kChain<scalar_t>, channels, patches_.at(point) + c, patches_.row_stride, weights.at(point),
                   weights.row_stride, products_.at(point), products_.row_stride, c > 0});

@@ -191,14 +191,12 @@ SEGNET_INLINE void store_first(scalar_t* to, Vec<acc_type<scalar_t>, kLanes> val
 }
 
 // Fetches the lines of kCount elements, for kernels that walk through memory in more and shorter steps than the
-// processor foresees: into the level-1 cache, or only the next one where they would push out what is at work. Any
-// address will do: one that is not there is left alone.
-enum class Cache { kFirst, kSecond };
-template <int kCount, Cache kCache = Cache::kFirst, class scalar_t>
+// processor foresees. Any address will do: one that is not there is left alone.
+template <int kCount, class scalar_t>
 SEGNET_INLINE void prefetch(const scalar_t* from) {
   constexpr int kLine = 64 / sizeof(scalar_t);
   for (int i = 0; i < kCount; i += kLine) {
-    __builtin_prefetch(from + i, 0, kCache == Cache::kFirst ? 3 : 2);
+    __builtin_prefetch(from + i, 0, 3);
   }
 }
 
