@@ -81,8 +81,8 @@ struct Stats {
       const auto origin = load<kLanes>(center + c);
       Vec<acc_t, kLanes> sums{}, sums_of_squares{};  // of a few, so that no chain of additions is long
       for (int i = 0; i < kPixels; ++i) {
-        const auto distance = load<kLanes>(pixels + i * channels + c) - origin;
-        sums += distance;
+        const auto distance = origin - load<kLanes>(pixels + i * channels + c);
+        sums -= distance;
         sums_of_squares += distance * distance;
       }
       store<kLanes>(sum + c, load<kLanes>(sum + c) + sums);

@@ -186,19 +186,21 @@ SEGNET_INLINE void pool_rows(const PoolShape& shape, const scalar_t* input, scal
     });
   };
   const auto window = [&](const Window& w) {
-    // Most windows hold numbers alone. Whether one does can be told from the sum of its values, which costs less than
-    // to compare each with itself; infinities of both signs may look like NaN here.
-    Vec<acc_t, kLanesOf<acc_t>> sum{};
+    // Most windows hold numbers alone. Whether one does can be told from a sum of products of its values, which costs
+    // less than to compare each with itself. Infinities, and products past them, may look like NaN here.
+    Vec<acc_t, kLanesOf<acc_t>> above{}, below{};
     pool(w, [&](const auto& values, auto lanes) {
       constexpr int kLanes = decltype(lanes)::value;
-      const auto total = (values[0] + values[1]) + (values[2] + values[3]);
       if constexpr (kLanes == 1) {
-        sum[0] += total[0];
+        above[0] += values[0][0] * values[1][0];
+        below[0] += values[2][0] * values[3][0];
       } else {
-        sum += total;
+        above += values[0] * values[1];
+        below += values[2] * values[3];
       }
       return winners_of<acc_t, kLanes>(values, [](auto value, auto best) { return pool_wins_of_numbers(value, best); });
     });
+    const auto sum = above + below;
     if (or_lanes<mask_type<acc_t>, kLanesOf<acc_t>>(sum != sum) != 0) {
       pool(w, [](const auto& values, auto lanes) {
         return winners_of<acc_t, decltype(lanes)::value>(values,
