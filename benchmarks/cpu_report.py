@@ -24,7 +24,7 @@ from types import ModuleType
 
 import harness
 import torch
-from cpu_results import Results, Row, Threads, Weighed, page
+from cpu_results import Results, Row, Threads, Turn, Weighed, page
 from peers import missing_packages
 
 from segnet_ext.measure import IMPLEMENTATIONS, Cost, measure_apart
@@ -143,20 +143,29 @@ def measure_threads(plan: Plan) -> list[Threads]:
     counts = [1, 2] if processors() >= 2 else [1]
     (module,) = bench_modules(models=True)
     before = torch.get_num_threads()
+    n = 64 if plan.quick else 1024
+    a, b, result = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
+    product = harness.Step(lambda: [torch.mm(a, b, out=result)])
     rows = []
 
-    def add(model: str, what: str, case: str, run: Callable[[], object]) -> None:
+    def add(model: str, what: str, case: str, run: Callable[[], object], seconds: float) -> None:
         def on(threads: int) -> Sequence[torch.Tensor]:
             torch.set_num_threads(threads)
             run()
             return []
 
+        def turn(step: harness.Step) -> float:
+            step.run()  # wakes processors that the turn before left asleep, and gives the probe as many threads
+            probes = [harness.second_run(product)]
+            taken = harness.cold_turn(step)
+            probes.append(harness.second_run(product))
+            turns[torch.get_num_threads()].append(Turn(taken, max(probes)))
+            return taken
+
+        turns: dict[int, list[Turn]] = {count: [] for count in counts}
         steps = {str(count): harness.Step(lambda count=count: on(count)) for count in counts}
-        # Many rounds of steps that take long: where two threads share the machine with anything else, few are luck. The
-        # first run of a turn wakes processors that the turn before left asleep.
-        seconds = harness.time_in_turn(steps, 12 * plan.seconds, CPU, harness.second_run)
-        medians = {int(count): statistics.median(times) for count, times in seconds.items()}
-        rows.append(Threads(model, what, case, medians))
+        harness.time_in_turn(steps, seconds, CPU, turn)
+        rows.append(Threads(model, what, case, turns))
         say(f"{model} {what}: {rows[-1].speedup:.2f}x on {max(counts)} threads")
 
     for direction, (case,) in module.REPORT.items():
@@ -164,14 +173,15 @@ def measure_threads(plan: Plan) -> list[Threads]:
         if len(counts) == 1 or model != "SegNet" or (plan.quick and what != "inference"):
             continue
         shape = module.TINY if plan.quick else module.SHAPES[case]
-        add(model, what, "tiny" if plan.quick else case, module.build("ours", direction, shape, harness.Target()).run)
+        run = module.build("ours", direction, shape, harness.Target()).run
+        # Many rounds of steps that take long: a good part of them is disturbed where others share the machine.
+        add(model, what, "tiny" if plan.quick else case, run, 60 * plan.seconds)
     if len(counts) > 1:
-        n = 64 if plan.quick else 1024
-        a, b, result = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
         large, copy = torch.randn(32, n, n), torch.empty(32, n, n)
-        add("machine", f"torch.mm, {n} x {n}", "machine", lambda: torch.mm(a, b, out=result))
-        add("machine", f"copy_, {large.nbytes >> 20} MiB", "machine", lambda: copy.copy_(large))
-        add("machine", f"torch.ones, {large.nbytes >> 20} MiB", "machine", lambda: torch.ones(32, n, n))
+        seconds = 6 * plan.seconds
+        add("machine", f"torch.mm, {n} x {n}", "machine", product.run, seconds)
+        add("machine", f"copy_, {large.nbytes >> 20} MiB", "machine", lambda: copy.copy_(large), seconds)
+        add("machine", f"torch.ones, {large.nbytes >> 20} MiB", "machine", lambda: torch.ones(32, n, n), seconds)
     torch.set_num_threads(before)
     return rows
 

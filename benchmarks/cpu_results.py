@@ -11,6 +11,8 @@ from harness import AUTOCAST, baseline, best_peer
 from segnet_ext.measure import Cost
 
 MEBI = 2**20
+UNDISTURBED = 1.1  # of the fastest probe's time, at most
+ENOUGH_TURNS = 5  # undisturbed ones, for a median
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,49 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One run of a step, and the slower of the probes right before and after it: a product on as many threads."""
+
+    seconds: float
+    probe: float
+
+
+def undisturbed(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns in which the machine gave what it can: their probes are near the fastest one's."""
+    least = min(turn.probe for turn in turns)
+    return [turn for turn in turns if turn.probe <= UNDISTURBED * least]
+
+
+@dataclass(frozen=True)
 class Threads:
-    """Median seconds of one step of ours, or of what shows the machine's own speedup, by the number of threads."""
+    """Turns of one step of ours, or of what shows the machine's own speedup, by the number of threads."""
 
     model: str
     what: str
     case: str  # "full", "pair" as in bench_models.py, or "machine"
-    seconds: dict[int, float]
+    turns: dict[int, list[Turn]]
+
+    @property
+    def seconds(self) -> dict[int, float]:
+        """Medians of all turns."""
+        return {count: statistics.median(turn.seconds for turn in turns) for count, turns in self.turns.items()}
+
+    @property
+    def undisturbed_seconds(self) -> dict[int, float] | None:
+        """Medians of the undisturbed turns; None where these are too few."""
+        chosen = {count: undisturbed(turns) for count, turns in self.turns.items()}
+        if min(len(turns) for turns in chosen.values()) < ENOUGH_TURNS:
+            return None
+        return {count: statistics.median(turn.seconds for turn in turns) for count, turns in chosen.items()}
 
     @property
     def speedup(self) -> float:
-        return self.seconds[1] / self.seconds[max(self.seconds)]
+        """Of the undisturbed turns, or where these are too few of all."""
+        return threads_speedup(self.undisturbed_seconds or self.seconds)
+
+
+def threads_speedup(seconds: dict[int, float]) -> float:
+    return seconds[1] / seconds[max(seconds)]
 
 
 @dataclass(frozen=True)
@@ -220,12 +254,18 @@ def copy_rate_table(rows: Sequence[Row]) -> str:
 
 
 def thread_table(rows: Sequence[Threads]) -> str:
-    counts = sorted({count for row in rows for count in row.seconds})
-    header = ["", "", *(f"{count} thread{'s' * (count > 1)}, ms" for count in counts), "speedup"]
-    lines = (
-        [row.model, row.what, *(f"{1e3 * row.seconds[count]:.1f}" for count in counts), f"**{row.speedup:.2f}x**"]
-        for row in rows
-    )
+    counts = sorted({count for row in rows for count in row.turns})
+    titles = [f"{count} thread{'s' * (count > 1)}, ms" for count in counts]
+    header = ["", "", *titles, "speedup", *(f"undisturbed {title} (turns)" for title in titles), "speedup"]
+    lines = []
+    for row in rows:
+        line = [row.model, row.what, *(f"{1e3 * row.seconds[count]:.1f}" for count in counts)]
+        line.append(f"{threads_speedup(row.seconds):.2f}x")
+        chosen = row.undisturbed_seconds
+        for count in counts:
+            of_all = f"({len(undisturbed(row.turns[count]))} of {len(row.turns[count])})"
+            line.append(f"{1e3 * chosen[count]:.1f} {of_all}" if chosen else of_all)
+        lines.append([*line, f"**{row.speedup:.2f}x**" if chosen else "too few"])
     return markdown(header, lines)
 
 
@@ -328,7 +368,13 @@ def page(results: Results, pictures: Sequence[str]) -> str:
         parts += [
             "## Threads",
             "Ours, and what this machine's processors give to a large product, to a copy of a large map, and to "
-            "filling fresh memory, whose pages the system has to find and clear.",
+            "filling fresh memory, whose pages the system has to find and clear. A machine that is lent may lend "
+            "halves of one core as two processors, or a core whose other half works for somebody else, now and then: "
+            "two threads then get much less than twice what one gets. Hence a `torch.mm` is timed right before and "
+            f"after each run, on as many threads. Undisturbed are the runs whose slower product took at most "
+            f"{UNDISTURBED:g} times as long as the fastest one on as many threads: a choice that does not look at "
+            "our own times. The targets are held against their medians, or against those of all runs where fewer than "
+            f"{ENOUGH_TURNS} were undisturbed.",
             thread_table(results.threads),
         ]
     if results.memory:

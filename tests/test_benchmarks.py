@@ -203,6 +203,28 @@ def test_memory_targets_compare_with_the_least_of_torchs():
     assert verdict_of(cpu_results.Results({}, memory=[weighed]), text) == "**not reached**"
 
 
+def test_threads_are_compared_in_undisturbed_turns():
+    def turns(*seconds_and_probes):
+        return [cpu_results.Turn(seconds, probe) for seconds, probe in seconds_and_probes]
+
+    quiet, disturbed = [(4.0, 10.0), (5.0, 10.5), (6.0, 11.0)], [(9.0, 11.1), (9.5, 20.0), (9.6, 20.0)]
+    # Which turns count is asked of the probes, for each number of threads alone: the slow one of 20 is undisturbed.
+    two = [(20.0, 1.0), (2.0, 1.05), (2.0, 1.1), (2.0, 1.0), (2.0, 1.0), (1.0, 3.0)]
+    threads = cpu_results.Threads("SegNet", "inference", "full", {1: turns(*quiet * 2, *disturbed), 2: turns(*two)})
+    assert threads.seconds == {1: 6.0, 2: 2.0}
+    assert threads.undisturbed_seconds == {1: 5.0, 2: 2.0}
+    assert threads.speedup == 2.5
+    text = "SegNet inference, 2 threads against 1"
+    assert verdict_of(cpu_results.Results({}, threads=[threads]), text) == "reached"
+    assert "| 6000.0 | 2000.0 | 3.00x | 5000.0 (6 of 9) | 2000.0 (5 of 6) | **2.50x** |" in cpu_results.thread_table(
+        [threads]
+    )
+    few = cpu_results.Threads("SegNet", "inference", "full", {1: turns(*quiet), 2: turns(*two)})
+    assert few.undisturbed_seconds is None
+    assert few.speedup == 5.0 / 2.0  # of all
+    assert cpu_results.thread_table([few]).endswith("| (3 of 3) | (5 of 6) | too few |")
+
+
 def test_rates_are_shares_of_the_peak():
     table = cpu_results.roofline_table([row("stage1", 2.0)], fma_peak=8.0)
     assert table.splitlines()[-1].endswith("| 0.0 | 50 % | 0.0 | 17 % |")
