@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include "common/map_memory.h"
+#include "common/parallel.h"
 #include "segnet_ext/checks.h"
 
 namespace segnet_ext::conv3x3 {
@@ -43,7 +44,7 @@ void run_forward(at::ScalarType dtype, const ForwardParams& params) {
     at::parallel_for(0, params.shape.tiles(forward_tile(type)), 1,
                      [&](int64_t begin, int64_t end) { forward_patches(type, shared, begin, end); });
   }
-  at::parallel_for(0, tasks.count(), 1, [&](int64_t begin, int64_t end) { forward(type, shared, tasks, begin, end); });
+  parallel_workers(tasks.count(), [&](Worker& worker) { forward(type, shared, tasks, worker); });
 }
 
 void run_grad_input(const at::Tensor& grad_output, const at::Tensor& weight, const uint8_t* codes,
@@ -78,8 +79,7 @@ void run_grad_weight(const Shape& shape, const Source& source, const at::Tensor&
                                 sums.defined() ? sums.mutable_data_ptr() : nullptr,
                                 grad_weight.mutable_data_ptr(),
                                 !grad_weight.is_contiguous()};
-  at::parallel_for(0, parts * blocks, 1,
-                   [&](int64_t begin, int64_t end) { grad_weight_sums(dtype, params, begin, end); });
+  parallel_workers(parts * blocks, [&](Worker& worker) { grad_weight_sums(dtype, params, worker); });
   if (parts > 1) {
     at::parallel_for(0, shape.out_channels, 1,
                      [&](int64_t begin, int64_t end) { grad_weight_taps(dtype, params, begin, end); });

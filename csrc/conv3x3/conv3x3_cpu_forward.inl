@@ -221,12 +221,12 @@ struct ForwardPatches {
 
 struct Forward {
   template <class scalar_t>
-  static void run(const ForwardParams& p, const Tasks& tasks, int64_t begin, int64_t end) {
+  static void run(const ForwardParams& p, const Tasks& tasks, Worker& worker) {
     const int64_t tiles = ceil_div(p.shape.tiles(ForwardTask<scalar_t>::kTile), tasks.tile_blocks);
     const int64_t channels =
         ceil_div(ceil_div(p.shape.out_channels, kPointChannels), tasks.channel_blocks) * kPointChannels;
     ForwardTask<scalar_t> task(p, tiles);
-    for (int64_t i = begin; i < end; ++i) {
+    for (int64_t i; worker.take(i);) {
       const int64_t tile = i / tasks.channel_blocks * tiles, k = i % tasks.channel_blocks * channels;
       task.run(tile, std::min(tile + tiles, p.shape.tiles(ForwardTask<scalar_t>::kTile)), k,
                std::min(k + channels, p.shape.out_channels));

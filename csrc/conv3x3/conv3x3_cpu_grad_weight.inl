@@ -111,7 +111,7 @@ void write_taps(const GradWeightParams& p, int64_t block, int64_t begin, int64_t
 
 struct GradWeightSums {
   template <class scalar_t>
-  static void run(const GradWeightParams& p, int64_t begin, int64_t end) {
+  static void run(const GradWeightParams& p, Worker& worker) {
     using acc_t = acc_type<scalar_t>;
     const Shape& s = p.shape;
     const int64_t blocks = grad_weight_blocks(s), part_tiles = ceil_div(s.tiles(kGradTile), p.parts);
@@ -126,7 +126,7 @@ struct GradWeightSums {
       std::fill(values + s.in_channels, values + columns, acc_t(0));
     }
     const LineArray<acc_t> own_sums(p.parts == 1 ? new_lines<acc_t>(sums_size) : nullptr);
-    for (int64_t task = begin; task < end; ++task) {
+    for (int64_t task; worker.take(task);) {
       const int64_t part = task / blocks, block = task % blocks;
       acc_t* sums = own_sums ? own_sums.get() : static_cast<acc_t*>(p.sums) + task * sums_size;
       const int64_t tile_begin = part * part_tiles, tile_end = std::min(tile_begin + part_tiles, s.tiles(kGradTile));

@@ -32,6 +32,7 @@ constexpr int64_t kMaxPointsBytes = int64_t(4) << 20;
 // How much is worked on at a time.
 constexpr int64_t kTaskTiles = 36;        // of 6x6; of 4x4, twice as many
 constexpr int64_t kOwnTaskTiles = 48;     // the same where a task transforms its own weights: they serve more tiles
+constexpr int64_t kThreadTasks = 8;       // of a thread's share at least, where threads help each other out
 constexpr int64_t kGradTiles = 32;        // tiles of a gradient of the weights: kGradBlock rows of them stay in L1
 constexpr int64_t kWeightChannels = 128;  // input channels of weights that are transformed at a time: they stay in L2
 
@@ -63,7 +64,7 @@ int64_t points_bytes(DType dtype, const conv3x3::Shape& shape) {
 namespace segnet_ext::conv3x3 {
 
 Tasks forward_tasks(DType dtype, const Shape& shape, int64_t threads) {
-  const int64_t wanted = threads == 1 ? 1 : 4 * threads;
+  const int64_t wanted = threads == 1 ? 1 : kThreadTasks * threads;
   const int64_t side = forward_tile(dtype);
   const int64_t task_tiles =
       (points_bytes(dtype, shape) <= kMaxPointsBytes ? kTaskTiles : kOwnTaskTiles) * (side == 6 ? 1 : 2);
@@ -95,8 +96,8 @@ void forward_patches(DType dtype, const ForwardParams& params, int64_t begin, in
   SEGNET_CALL_AT_LEVEL(conv3x3::ForwardPatches, dtype, params, begin, end);
 }
 
-void forward(DType dtype, const ForwardParams& params, const Tasks& tasks, int64_t begin, int64_t end) {
-  SEGNET_CALL_AT_LEVEL(conv3x3::Forward, dtype, params, tasks, begin, end);
+void forward(DType dtype, const ForwardParams& params, const Tasks& tasks, Worker& worker) {
+  SEGNET_CALL_AT_LEVEL(conv3x3::Forward, dtype, params, tasks, worker);
 }
 
 int64_t grad_weight_parts(const Shape& shape) {
@@ -104,8 +105,8 @@ int64_t grad_weight_parts(const Shape& shape) {
   return std::max<int64_t>(1, std::min(wanted, worth));
 }
 
-void grad_weight_sums(DType dtype, const GradWeightParams& params, int64_t begin, int64_t end) {
-  SEGNET_CALL_AT_LEVEL(conv3x3::GradWeightSums, dtype, params, begin, end);
+void grad_weight_sums(DType dtype, const GradWeightParams& params, Worker& worker) {
+  SEGNET_CALL_AT_LEVEL(conv3x3::GradWeightSums, dtype, params, worker);
 }
 
 void grad_weight_taps(DType dtype, const GradWeightParams& params, int64_t begin, int64_t end) {

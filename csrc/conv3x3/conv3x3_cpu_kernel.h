@@ -12,6 +12,7 @@
 
 #include <cstdint>
 
+#include "common/shares.h"
 #include "segnet_ext/dtypes.h"
 
 namespace segnet_ext::conv3x3 {
@@ -94,7 +95,7 @@ void forward_points(DType dtype, const ForwardParams& params, int64_t begin, int
 // fills params.patches with tiles [begin, end) of shape.tiles(forward_tile(dtype)).
 int64_t forward_patches_bytes(DType dtype, const Shape& shape, const Tasks& tasks, int64_t threads);
 void forward_patches(DType dtype, const ForwardParams& params, int64_t begin, int64_t end);
-void forward(DType dtype, const ForwardParams& params, const Tasks& tasks, int64_t begin, int64_t end);
+void forward(DType dtype, const ForwardParams& params, const Tasks& tasks, Worker& worker);
 
 // The tiles are summed over in parts, whose number depends on the shape alone: so does the order of every sum. Where
 // the convolution is direct, there is one.
@@ -123,8 +124,9 @@ struct GradWeightParams {
   void* grad_weight;  // [K, C, 3, 3], or where it is channels_last [K, 3, 3, C]
   bool channels_last;
 };
-// First tasks [begin, end) of parts * blocks; then, where there are several parts, output channels [begin, end).
-void grad_weight_sums(DType dtype, const GradWeightParams& params, int64_t begin, int64_t end);
+// First the tasks of parts * blocks that a worker takes; then, where there are several parts, output channels
+// [begin, end).
+void grad_weight_sums(DType dtype, const GradWeightParams& params, Worker& worker);
 void grad_weight_taps(DType dtype, const GradWeightParams& params, int64_t begin, int64_t end);
 
 }  // namespace segnet_ext::conv3x3

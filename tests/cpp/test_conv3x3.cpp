@@ -39,8 +39,7 @@ void convolve(DType dtype, conv3x3::ForwardParams params, int64_t threads) {
     on_threads(params.shape.tiles(conv3x3::forward_tile(dtype)), threads,
                [&](int64_t begin, int64_t end) { conv3x3::forward_patches(dtype, params, begin, end); });
   }
-  on_threads(tasks.count(), threads,
-             [&](int64_t begin, int64_t end) { conv3x3::forward(dtype, params, tasks, begin, end); });
+  on_workers(tasks.count(), threads, [&](Worker& worker) { conv3x3::forward(dtype, params, tasks, worker); });
 }
 
 template <class T>
@@ -100,8 +99,8 @@ void run(Random& random) {
       Buffer<acc_t> sums(parts * blocks * conv3x3::grad_weight_sums_size(shape));
       const conv3x3::GradWeightParams weight_params{
           shape, unpooled, problem.grad_output.data(), parts, sums.data(), grad_weight.data(), channels_last};
-      on_threads(parts * blocks, threads,
-                 [&](int64_t begin, int64_t end) { conv3x3::grad_weight_sums(kDType, weight_params, begin, end); });
+      on_workers(parts * blocks, threads,
+                 [&](Worker& worker) { conv3x3::grad_weight_sums(kDType, weight_params, worker); });
       if (parts > 1) {
         on_threads(s.out_channels, threads,
                    [&](int64_t begin, int64_t end) { conv3x3::grad_weight_taps(kDType, weight_params, begin, end); });

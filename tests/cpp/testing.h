@@ -17,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/shares.h"
 #include "segnet_ext/codes.h"
 #include "segnet_ext/dtypes.h"
 #include "simd/levels.h"
@@ -167,6 +168,16 @@ void on_threads(int64_t count, int64_t threads, const Body& body) {
   for (auto& thread : running) {
     thread.join();
   }
+}
+
+// Calls body(worker) on threads that share [0, tasks).
+template <class Body>
+void on_workers(int64_t tasks, int64_t threads, const Body& body) {
+  Shares shares(tasks, threads);
+  on_threads(threads, threads, [&](int64_t begin, int64_t) {
+    Worker worker(shares, begin);
+    body(worker);
+  });
 }
 
 template <class Test>
