@@ -81,7 +81,7 @@ struct Stats {
       const auto origin = load<kLanes>(center + c);
       Vec<acc_t, kLanes> sums{}, sums_of_squares{};  // of a few, so that no chain of additions is long
       for (int i = 0; i < kPixels; ++i) {
-        const auto distance = origin - load<kLanes>(pixels + i * channels + c);
+        const auto distance = origin - load<kLanes>(pixels + i * channels + c);  // so the load needs no instruction
         sums -= distance;
         sums_of_squares += distance * distance;
       }

@@ -187,7 +187,7 @@ SEGNET_INLINE void pool_rows(const PoolShape& shape, const scalar_t* input, scal
   };
   const auto window = [&](const Window& w) {
     // Most windows hold numbers alone. Whether one does can be told from a sum of products of its values, which costs
-    // less than to compare each with itself. Infinities, and products past them, may look like NaN here.
+    // less than to compare each with itself. Infinities, and products that overflow, may look like NaN here.
     Vec<acc_t, kLanesOf<acc_t>> above{}, below{};
     pool(w, [&](const auto& values, auto lanes) {
       constexpr int kLanes = decltype(lanes)::value;
