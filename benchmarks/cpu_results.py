@@ -371,7 +371,7 @@ def page(results: Results, pictures: Sequence[str]) -> str:
             "filling fresh memory, whose pages the system has to find and clear. A machine that is lent may lend "
             "halves of one core as two processors, or a core whose other half works for somebody else, now and then: "
             "two threads then get much less than twice what one gets. Hence a `torch.mm` is timed right before and "
-            f"after each run, on as many threads. Undisturbed are the runs whose slower product took at most "
+            "after each run, on as many threads. Undisturbed are the runs whose slower product took at most "
             f"{UNDISTURBED:g} times as long as the fastest one on as many threads: a choice that does not look at "
             "our own times. The targets are held against their medians, or against those of all runs where fewer than "
             f"{ENOUGH_TURNS} were undisturbed.",

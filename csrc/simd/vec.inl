@@ -196,7 +196,7 @@ template <int kCount, class scalar_t>
 SEGNET_INLINE void prefetch(const scalar_t* from) {
   constexpr int kLine = 64 / sizeof(scalar_t);
   for (int i = 0; i < kCount; i += kLine) {
-    __builtin_prefetch(from + i, 0, 3);
+    __builtin_prefetch(from + i);
   }
 }
 
