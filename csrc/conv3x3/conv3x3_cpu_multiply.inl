@@ -60,9 +60,9 @@ __attribute__((noinline)) void multiply_rows(const Multiplication<T>& m, int64_t
       // The rows lie far apart and are left again after a few lines, so that the processor does not see the next ones
       // coming.
       const T* next = left + kRows * stride;
-#pragma GCC unroll 16
-      for (int r = 0; r < kCount; ++r) {
-        prefetch<kFetched>(next + r * stride);
+#pragma GCC unroll 1  // addresses made beforehand would take a register that the sums need
+      for (int r = 0; r < kCount; ++r, next += stride) {
+        prefetch<kFetched>(next);
       }
     }
     V sum[kCount][kVectors] = {};
