@@ -105,10 +105,10 @@ def test_float32_is_as_exact_as_torch(device, case, unpool, layout):
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=id_of)
 def test_a_map_that_is_written_past_the_caches_is_the_same(dtype):
-    x, weight = normals(1, 16, 513, 520, dtype=dtype), normals(32, 16, 3, 3, seed=1, dtype=dtype)
+    x, weight = normals(1, 16, 513, 262, dtype=dtype), normals(32, 16, 3, 3, seed=1, dtype=dtype)
     large = ops.conv2d(x, weight)
-    assert large.nbytes > 16 << 20
     small = ops.conv2d(x[:, :, :100], weight)  # its last tiles of 4 and of 6 rows see rows that are not there
+    assert small.nbytes < 4 << 20 < large.nbytes
     assert torch.equal(large[:, :, :96], small[:, :, :96])
     small = ops.conv2d(x[:, :, -105:], weight)  # from a row on at which tiles of both sizes begin
     assert torch.equal(large[:, :, -93:], small[:, :, -93:])

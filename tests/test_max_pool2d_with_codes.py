@@ -108,7 +108,7 @@ def test_a_gradient_that_is_written_past_the_caches_equals_torch(ceil_mode):
     output, _ = max_pool2d_with_codes(x, ceil_mode)
     grad_output = normals(*output.shape, seed=1, dtype=torch.float32)
     (ours,) = torch.autograd.grad(output, x, grad_output)
-    assert ours.nbytes > 16 << 20
+    assert ours.nbytes > 4 << 20
     (torchs,) = torch.autograd.grad(F.max_pool2d(x, 2, 2, ceil_mode=ceil_mode), x, grad_output)
     assert torch.equal(ours, torchs)
 

@@ -74,7 +74,7 @@ struct Stats {
   template <int kPixels, class scalar_t, class acc_t>
   SEGNET_INLINE static void add_pixels(const scalar_t* pixels, int64_t channels, const acc_t* center, acc_t* sum,
                                        acc_t* squares) {
-    constexpr int64_t kAhead = 4096 / sizeof(scalar_t);
+    constexpr int64_t kAhead = 8192 / sizeof(scalar_t);
     for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
       constexpr int kLanes = decltype(lanes)::value;
       prefetch<kPixels * kLanes>(pixels + kPixels * c + kAhead);

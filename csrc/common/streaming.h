@@ -7,8 +7,9 @@
 
 namespace segnet_ext {
 
-// A map of this size, a good part of a last-level cache, will have left the caches by the time that it is read.
-constexpr int64_t kStreamBytes = int64_t(16) << 20;
+// A map of this size fills, with those that it is made from, what a processor can count on of a last-level cache that
+// it shares with others: it will have left the caches by the time that it is read.
+constexpr int64_t kStreamBytes = int64_t(4) << 20;
 
 // Whether to write a map of `rows` rows past the caches, `written_bytes` of a row at a time: whole lines only, as lines
 // that are under way in halves wait for each other, which takes longer than the caches do.
