@@ -250,7 +250,7 @@ struct InputGrad {
 
   template <int kLanes>
   SEGNET_INLINE void window(const Winner<kLanes, scalar_t>& winner, const Window& w, int64_t c) const {
-    if (!past_caches) {
+    if (!past_caches && kLanes * sizeof(scalar_t) < kLineBytes) {  // the store of a whole line needs no fetching
       prefetch_windows<kLanes>(grad_input + w.offset, w.row_step, c);
     }
     const auto grads = batch_norm<kLanes>(c);
