@@ -59,11 +59,10 @@ COMPILED = "torch.compile"
 AUTOCAST = "torch bf16 autocast"  # of a float32 model: less precise, hence shown and not counted among the peers
 WARM_SECONDS = 0.1  # a step that takes longer has long replaced what the caches held
 TURN_SECONDS = 5e-3
-MIN_ROUNDS, MAX_ROUNDS = 3, 30
+MIN_ROUNDS, MAX_ROUNDS = 3, 100
 # A peer whose first run takes so many times the fastest peer's, and seconds, is not run again: minutes would go into
 # the median of something that is no rival.
 HOPELESS, HOPELESS_SECONDS = 4, 2.0
-MAX_CUDA_ROUNDS = 100
 COLD_CACHE_BYTES = 256 * 2**20  # more than any level-2 cache
 HEAD_START_CYCLES = 2_000_000  # about a millisecond of a GPU
 
@@ -282,11 +281,11 @@ def time_in_turn(
         turn: seconds of a step's turn on the CPU, where it is not the usual one.
     """
     on_cuda = device.type == "cuda"
-    time_step, most = (_time_on_cuda, MAX_CUDA_ROUNDS) if on_cuda else (turn or _turn_on_cpu, MAX_ROUNDS)
+    time_step = _time_on_cuda if on_cuda else (turn or _turn_on_cpu)
     seconds: dict[str, list[float]] = {variant: [] for variant in steps}
     start = time.perf_counter()
     rounds = 0
-    while rounds < MIN_ROUNDS or (rounds < most and time.perf_counter() - start < budget):
+    while rounds < MIN_ROUNDS or (rounds < MAX_ROUNDS and time.perf_counter() - start < budget):
         order = list(steps.items())
         # Alternating the order keeps a variant from always following the same neighbour's caches.
         for variant, step in order if rounds % 2 == 0 else reversed(order):
