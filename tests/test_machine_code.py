@@ -44,13 +44,16 @@ def innermost_loops(instructions):
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump, of binutils")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86-64's assembly")
 @pytest.mark.skipif("GCC" not in build_info()["compiler"], reason="a fact about GCC's allocation of registers")
+@pytest.mark.skipif(build_info()["debug"], reason="a debug build keeps everything in memory")
 def test_the_multiplication_keeps_its_operands_in_registers():
     functions = disassembly()
+    if not functions:
+        pytest.skip("the extension was stripped of its symbols")
     levels = {(match[1], match[2]) for name in functions if (match := MULTIPLICATION.search(name))}
-    assert levels == {(level, dtype) for level in ("portable", "avx2", "avx512") for dtype in ("float", "double")}
+    assert levels == {(level, dtype) for level in build_info()["simd_built"] for dtype in ("float", "double")}
     for name, instructions in functions.items():
         loops = list(innermost_loops(instructions))
         products = [sum(text.startswith(("vfmadd", "mulp")) for text in loop) for loop in loops]
         loop = loops[products.index(max(products))]
-        assert max(products) == 12, name  # six rows, two vectors of columns
+        assert max(products) > 0 == max(products) % 12, name  # six rows, two vectors of columns
         assert not [text for text in loop if "(%rsp" in text], name
