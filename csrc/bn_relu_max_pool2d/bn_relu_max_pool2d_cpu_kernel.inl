@@ -250,9 +250,7 @@ struct InputGrad {
 
   template <int kLanes>
   SEGNET_INLINE void window(const Winner<kLanes, scalar_t>& winner, const Window& w, int64_t c) const {
-    if (!past_caches && kLanes * sizeof(scalar_t) < kLineBytes) {  // the store of a whole line needs no fetching
-      prefetch_windows<kLanes>(grad_input + w.offset, w.row_step, c);
-    }
+    prefetch_written_windows<kLanes>(grad_input + w.offset, w.row_step, c, past_caches);
     const auto grads = batch_norm<kLanes>(c);
     const auto won = grads.centered(winner.grad), lost = grads.centered(Vec<acc_t, kLanes>{});
     for (int place = 3; place >= 0; --place) {

@@ -2,6 +2,7 @@
 
 #include <type_traits>
 
+#include "common/line_array.h"
 #include "segnet_ext/codes.h"
 #include "segnet_ext/elementwise.h"
 #include "simd/dispatch.h"

@@ -1,5 +1,5 @@
-// The walk over pooling windows that the pool operations share. Included at each SIMD level; needs common/pool_shape.h
-// and segnet_ext/codes.h.
+// The walk over pooling windows that the pool operations share. Included at each SIMD level; needs common/line_array.h,
+// common/pool_shape.h and segnet_ext/codes.h.
 
 // A pooling window, its elements by their place: 2 * row + column.
 struct Window {
@@ -49,6 +49,13 @@ SEGNET_INLINE void prefetch_windows(const scalar_t* window, int64_t row_step, in
   constexpr int64_t kAhead = 2048 / sizeof(scalar_t);
   for (int row = 0; row < 2; ++row) {
     prefetch<2 * kLanes>(window + row * row_step + 2 * c + kAhead);
+  }
+}
+// The same for windows that are written: not past the caches, nor in whole lines, whose stores need no fetching.
+template <int kLanes, class scalar_t>
+SEGNET_INLINE void prefetch_written_windows(const scalar_t* window, int64_t row_step, int64_t c, bool past_caches) {
+  if (!past_caches && kLanes * sizeof(scalar_t) < kLineBytes) {
+    prefetch_windows<kLanes>(window, row_step, c);
   }
 }
 

@@ -29,9 +29,7 @@ struct Backward {
     const auto window = [&](const Window& w) {
       for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
         constexpr int kLanes = decltype(lanes)::value;
-        if (!past_caches) {
-          prefetch_windows<kLanes>(grad_input + w.offset, w.row_step, c);
-        }
+        prefetch_written_windows<kLanes>(grad_input + w.offset, w.row_step, c, past_caches);
         const auto grad = load<kLanes>(grad_output + w.index * channels + c);
         const auto code = load_codes<acc_t, kLanes>(p.codes + w.index * codes_bytes(channels), c, w.rows, w.cols);
         for (int place = 3; place >= 0; --place) {
