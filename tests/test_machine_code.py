@@ -16,13 +16,13 @@ MULTIPLICATION = re.compile(r"(\w+)::conv3x3::multiply_rows<(\w+), (?:true|false
 
 
 def disassembly():
-    """The instructions of each multiplication of six rows: {name: [(address, text)]}."""
+    """The instructions of each function of the 3x3 convolution: {name: [(address, text)]}."""
     command = ["objdump", "-d", "-C", "--no-show-raw-insn", "-j", ".text", _C.__file__]
     functions, current = {}, []
     for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
         if header := FUNCTION.match(line):
             current = []
-            if MULTIPLICATION.search(header[1]):
+            if "::conv3x3::" in header[1]:
                 functions[header[1]] = current
         elif instruction := INSTRUCTION.match(line):
             current.append((int(instruction[1], 16), instruction[2]))
@@ -48,11 +48,12 @@ def innermost_loops(instructions):
 def test_the_multiplication_keeps_its_operands_in_registers():
     functions = disassembly()
     if not functions:
-        pytest.skip("the extension was stripped of its symbols")
-    levels = {(match[1], match[2]) for name in functions if (match := MULTIPLICATION.search(name))}
-    assert levels == {(level, dtype) for level in build_info()["simd_built"] for dtype in ("float", "double")}
-    for name, instructions in functions.items():
-        loops = list(innermost_loops(instructions))
+        pytest.skip("the extension was stripped of its symbols, so that no function can be found")
+    multiplications = {name: match for name in functions if (match := MULTIPLICATION.search(name))}
+    expected = {(level, dtype) for level in build_info()["simd_built"] for dtype in ("float", "double")}
+    assert {match.groups() for match in multiplications.values()} == expected
+    for name in multiplications:
+        loops = list(innermost_loops(functions[name]))
         products = [sum(text.startswith(("vfmadd", "mulp")) for text in loop) for loop in loops]
         loop = loops[products.index(max(products))]
         assert max(products) > 0 == max(products) % 12, name  # six rows, two vectors of columns
