@@ -280,8 +280,7 @@ def time_in_turn(
     Args:
         turn: seconds of a step's turn on the CPU, where it is not the usual one.
     """
-    on_cuda = device.type == "cuda"
-    time_step = _time_on_cuda if on_cuda else (turn or _turn_on_cpu)
+    time_step = _time_on_cuda if device.type == "cuda" else (turn or _turn_on_cpu)
     seconds: dict[str, list[float]] = {variant: [] for variant in steps}
     start = time.perf_counter()
     rounds = 0
