@@ -84,8 +84,9 @@ def build_info() -> dict[str, Any]:
 def empty_cache() -> None:
     """Gives the CPU memory that is kept for large results to come back to the system.
 
-    Results and gradients of 4 MiB and more lie in memory of their own. Of those that are gone, up to 256 MiB are kept,
-    and never so much that it is more than was in use at once: a training step takes what the one before left. As
-    :func:`torch.cuda.empty_cache` does for the GPU, this empties that store, and touches no tensor.
+    Results and gradients of 512 KiB and more lie in memory of their own. Of those that are gone, some is kept: up to
+    64 MiB of those smaller than 4 MiB and 256 MiB of the others, and never so much of either that it is more than was
+    in use at once. A training step thus takes what the one before left. As :func:`torch.cuda.empty_cache` does for the
+    GPU, this empties that store, and touches no tensor.
     """
     _C.empty_cache()

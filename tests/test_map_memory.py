@@ -23,8 +23,8 @@ def resident():
 
 
 def large_map(mebibytes):
-    """A result of so many MiB, a multiple of 4, of much smaller arguments."""
-    image, weight = torch.ones(mebibytes // 4, 16, 64, 64), torch.ones(256, 16, 3, 3)
+    """A result of so many MiB, of much smaller arguments."""
+    image, weight = torch.ones(1, 16, 16 * mebibytes, 64), torch.ones(256, 16, 3, 3)
     with torch.no_grad():
         result = ops.conv2d(image, weight)
     assert result.nbytes == mebibytes * MEBI
@@ -51,13 +51,25 @@ def test_memory_of_maps_is_given_back():
 
 
 @needs_linux
-def test_the_next_map_gets_the_memory_of_the_last():
-    first = large_map(12)
+@pytest.mark.parametrize("mebibytes", [1, 3, 12])
+def test_the_next_map_gets_the_memory_of_the_last(mebibytes):
+    first = large_map(mebibytes)
     place = first.data_ptr()
-    second = large_map(12)
+    second = large_map(mebibytes)
     assert second.data_ptr() != place
     del first
-    assert large_map(12).data_ptr() == place
+    assert large_map(mebibytes).data_ptr() == place
+
+
+@needs_linux
+def test_large_maps_take_no_memory_of_medium_ones():
+    segnet_ext.empty_cache()
+    maps = [large_map(1), large_map(1)]
+    places = {result.data_ptr() for result in maps}
+    maps.append(large_map(40))
+    maps.clear()
+    maps.append(large_map(20))  # fits none of what is free
+    assert {large_map(1).data_ptr() for _ in range(3)} <= places
 
 
 @needs_linux

@@ -51,14 +51,8 @@ struct Stats {
           }
           store<kLanes>(center.get() + c, finite_or_zero(mean));
         });
-        std::fill_n(group_sum, 2 * channels, acc_t(0));
-        // Four pixels to a load of the sums, side by side: nearly in the order of memory.
-        int64_t pixel = 0;
-        for (; pixel + 4 <= count; pixel += 4) {
-          add_pixels<4>(group + pixel * channels, channels, center.get(), group_sum, group_squares);
-        }
-        for (; pixel < count; ++pixel) {
-          add_pixels<1>(group + pixel * channels, channels, center.get(), group_sum, group_squares);
+        if (!sum_rows<kRowVectors>(group, count, channels, center.get(), group_sum, group_squares)) {
+          sum_pixels(group, count, channels, center.get(), group_sum, group_squares);
         }
         for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
           constexpr int kLanes = decltype(lanes)::value;
@@ -67,6 +61,54 @@ struct Stats {
                                      load<kLanes>(group_squares + c), sum + c, squares + c);
         });
       }
+    }
+  }
+
+  // Both write the sums of a group's distances from the center, and of the squares of these.
+  //
+  // Of rows that are so few vectors that their sums stay in registers: nothing is read but the map, in its order, which
+  // the processor fetches ahead faster by itself than any other order with a program's help. False where rows are not.
+  static constexpr int kRowVectors = SEGNET_SIMD_BYTES == 64 ? 8 : 0;  // half of the registers, where there are 32
+
+  template <int kVectors, class scalar_t, class acc_t>
+  SEGNET_INLINE static bool sum_rows(const scalar_t* group, int64_t count, int64_t channels, const acc_t* center,
+                                     acc_t* sum, acc_t* squares) {
+    if constexpr (kVectors == 0) {
+      return false;
+    } else {
+      constexpr int kLanes = kLanesOf<acc_t>;
+      if (channels != kVectors * kLanes) {
+        return sum_rows<kVectors / 2>(group, count, channels, center, sum, squares);
+      }
+      Vec<acc_t, kLanes> sums[kVectors] = {}, sums_of_squares[kVectors] = {};
+      for (int64_t pixel = 0; pixel < count; ++pixel) {
+        for (int i = 0; i < kVectors; ++i) {
+          const auto distance =
+              load<kLanes>(center + i * kLanes) - load<kLanes>(group + (pixel * kVectors + i) * kLanes);
+          sums[i] -= distance;
+          sums_of_squares[i] += distance * distance;
+        }
+      }
+      for (int i = 0; i < kVectors; ++i) {
+        store<kLanes>(sum + i * kLanes, sums[i]);
+        store<kLanes>(squares + i * kLanes, sums_of_squares[i]);
+      }
+      return true;
+    }
+  }
+
+  // Of any rows: four pixels to a load of the sums, side by side, nearly in the order of memory.
+  template <class scalar_t, class acc_t>
+  SEGNET_INLINE static void sum_pixels(const scalar_t* group, int64_t count, int64_t channels, const acc_t* center,
+                                       acc_t* sum, acc_t* squares) {
+    std::fill_n(sum, channels, acc_t(0));
+    std::fill_n(squares, channels, acc_t(0));
+    int64_t pixel = 0;
+    for (; pixel + 4 <= count; pixel += 4) {
+      add_pixels<4>(group + pixel * channels, channels, center, sum, squares);
+    }
+    for (; pixel < count; ++pixel) {
+      add_pixels<1>(group + pixel * channels, channels, center, sum, squares);
     }
   }
 

@@ -20,16 +20,20 @@ namespace segnet_ext {
 namespace {
 
 constexpr size_t kHugePage = size_t(2) << 20;
+// What is smaller is left to the heap; of what is larger, a heap may give back to the system what comes free at its
+// end, and find and clear it anew for each next tensor.
+constexpr size_t kMedium = size_t(512) << 10;
 constexpr size_t kLarge = 2 * kHugePage;
 // What is held on to for the next tensors, at most: what each step of a training would else have found and cleared
-// anew.
-constexpr size_t kKept = size_t(256) << 20;
+// anew. For those of medium size, whose pages are small, that costs several times as much a byte: large ones, which
+// need the memory at another time of the step, must not push them out.
+constexpr size_t kKeptMedium = size_t(64) << 20, kKeptLarge = size_t(256) << 20;
 
 }  // namespace
 
-// Memory of large tensors, in blocks that the system maps and takes back whole: in a heap, among tensors that stay,
-// those that are gone would be holes, too small for the next one and lost to the system. Tensors hold their Blocks,
-// since their memory comes back to it.
+// Memory of tensors that are not small, in blocks that the system maps and takes back whole: in a heap, among tensors
+// that stay, those that are gone would be holes, too small for the next one and lost to the system. Tensors hold their
+// Blocks, since their memory comes back to it.
 class MapReuse::Blocks : public std::enable_shared_from_this<MapReuse::Blocks> {
  public:
   // Of what is free, so many bytes are kept at most, and with what is in use never more than was in use at once.
@@ -163,9 +167,13 @@ std::shared_ptr<Blocks>& entered_blocks() {
   return blocks;
 }
 
-// Of all threads.
-Blocks& common_blocks() {
-  static auto* const blocks = new std::shared_ptr<Blocks>(std::make_shared<Blocks>(kKept));  // tensors outlive statics
+// Of all threads. Tensors outlive statics.
+Blocks& medium_blocks() {
+  static auto* const blocks = new std::shared_ptr<Blocks>(std::make_shared<Blocks>(kKeptMedium));
+  return **blocks;
+}
+Blocks& large_blocks() {
+  static auto* const blocks = new std::shared_ptr<Blocks>(std::make_shared<Blocks>(kKeptLarge));
   return **blocks;
 }
 
@@ -173,7 +181,10 @@ Blocks& common_blocks() {
 class MapAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
-    return (entered_blocks() ? *entered_blocks() : common_blocks()).allocate(bytes);
+    if (entered_blocks()) {
+      return entered_blocks()->allocate(bytes);
+    }
+    return (bytes < kLarge ? medium_blocks() : large_blocks()).allocate(bytes);
   }
   void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
 };
@@ -182,7 +193,7 @@ class MapAllocator final : public c10::Allocator {
 
 at::Tensor empty_large(at::IntArrayRef sizes, const at::TensorOptions& options, at::MemoryFormat format) {
   const auto bytes = static_cast<size_t>(c10::multiply_integers(sizes)) * options.dtype().itemsize();
-  if (!options.device().is_cpu() || bytes < kLarge) {
+  if (!options.device().is_cpu() || bytes < kMedium) {
     return at::empty(sizes, options.memory_format(format));
   }
   static MapAllocator allocator;
@@ -191,7 +202,8 @@ at::Tensor empty_large(at::IntArrayRef sizes, const at::TensorOptions& options, 
 }
 
 void empty_cache() {
-  common_blocks().empty();
+  medium_blocks().empty();
+  large_blocks().empty();
 }
 
 MapReuse::MapReuse() = default;

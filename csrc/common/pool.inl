@@ -176,6 +176,8 @@ SEGNET_INLINE void pool_rows(const PoolShape& shape, const scalar_t* input, scal
                              int64_t begin, int64_t end, const Transform& transform, const Rectify& rectify) {
   using acc_t = acc_type<scalar_t>;
   const int64_t channels = shape.channels;
+  const bool past_caches = streams(output, shape.batch * shape.pooled_height * shape.pooled_width,
+                                   channels * sizeof(scalar_t), kLanesOf<acc_t> * sizeof(scalar_t));
 
   // Calls body(values at places 0 to 3, lanes) for every vector of channels, and stores the winners that it gives.
   const auto pool = [&](const Window& window, const auto& body) {
@@ -187,7 +189,7 @@ SEGNET_INLINE void pool_rows(const PoolShape& shape, const scalar_t* input, scal
       };
       const Vec<acc_t, kLanes> values[4] = {rectify(value_at(0)), value_at(1), value_at(2), value_at(3)};
       const auto winners = body(values, lanes);
-      store<kLanes>(output + window.index * channels + c, winners.values);
+      store<kLanes>(output + window.index * channels + c, winners.values, past_caches);
       store_codes<kLanes>(packed + window.index * codes_bytes(channels), c,
                           clip_codes(winners.codes(), window.rows, window.cols));
     });
@@ -216,4 +218,5 @@ SEGNET_INLINE void pool_rows(const PoolShape& shape, const scalar_t* input, scal
     }
   };
   for_each_window(shape, begin, end, window, [](int64_t) {});
+  stream_fence();
 }
