@@ -401,6 +401,18 @@ def test_statistics_beside_one_value_far_from_the_rest_in_float32(device, place)
     assert float((variance / truths[1] - 1).abs().max()) <= 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=id_of)
+@pytest.mark.parametrize("channels", [4, 8, 16, 32, 64, 96, 128, 256])
+def test_statistics_of_rows_of_any_length(device, channels, dtype):
+    scale, offset = 0.5 + normals(channels).abs(), 4 * normals(channels, seed=1)
+    x = (normals(2, channels, 17, 23) * scale[:, None, None] + offset[:, None, None]).to(device, dtype)
+    mean, variance = torch.ops.segnet_ext.bn_relu_max_pool2d_stats(x)
+    true_mean, true_variance = x.double().mean((0, 2, 3)), x.double().var((0, 2, 3), correction=0)
+    rounding = 8 * torch.finfo(mean.dtype).eps
+    assert float(((mean - true_mean).abs() / (true_mean.abs() + true_variance.sqrt())).max()) <= rounding
+    assert float((variance / true_variance - 1).abs().max()) <= rounding
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=id_of)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("ceil_mode", [False, True])

@@ -113,6 +113,17 @@ def test_a_gradient_that_is_written_past_the_caches_equals_torch(ceil_mode):
     assert torch.equal(ours, torchs)
 
 
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_a_map_that_is_written_past_the_caches_equals_torch(ceil_mode):
+    x = normals(1, 16, 517, 525, dtype=torch.float32)
+    x[0, 3, ::7, ::5] = math.nan  # such a window is written twice
+    output, codes = max_pool2d_with_codes(x, ceil_mode)
+    assert output.nbytes > 4 << 20
+    expected, expected_codes = torch_pool(x, ceil_mode)
+    assert_equal(output, expected)
+    assert_equal(codes, expected_codes)
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 4, 6), (1, 5, 5, 3), (1, 2, 1, 5), (1, 9, 3, 1)], ids=id_of)
 @pytest.mark.parametrize("ceil_mode", [False, True])
 def test_gradcheck(device, shape, ceil_mode):

@@ -69,6 +69,7 @@ struct Stats {
   // Of rows that are so few vectors that their sums stay in registers: nothing is read but the map, in its order, which
   // the processor fetches ahead faster by itself than any other order with a program's help. False where rows are not.
   static constexpr int kRowVectors = SEGNET_SIMD_BYTES == 64 ? 8 : 0;  // half of the registers, where there are 32
+  static constexpr int64_t kRows = 16;                                 // to a sum, for short chains of additions
 
   template <int kVectors, class scalar_t, class acc_t>
   SEGNET_INLINE static bool sum_rows(const scalar_t* group, int64_t count, int64_t channels, const acc_t* center,
@@ -80,18 +81,22 @@ struct Stats {
       if (channels != kVectors * kLanes) {
         return sum_rows<kVectors / 2>(group, count, channels, center, sum, squares);
       }
-      Vec<acc_t, kLanes> sums[kVectors] = {}, sums_of_squares[kVectors] = {};
-      for (int64_t pixel = 0; pixel < count; ++pixel) {
-        for (int i = 0; i < kVectors; ++i) {
-          const auto distance =
-              load<kLanes>(center + i * kLanes) - load<kLanes>(group + (pixel * kVectors + i) * kLanes);
-          sums[i] -= distance;
-          sums_of_squares[i] += distance * distance;
+      std::fill_n(sum, channels, acc_t(0));
+      std::fill_n(squares, channels, acc_t(0));
+      for (int64_t begin = 0; begin < count; begin += kRows) {
+        Vec<acc_t, kLanes> sums[kVectors] = {}, sums_of_squares[kVectors] = {};
+        for (int64_t pixel = begin; pixel < std::min(begin + kRows, count); ++pixel) {
+          for (int i = 0; i < kVectors; ++i) {
+            const auto distance =
+                load<kLanes>(center + i * kLanes) - load<kLanes>(group + (pixel * kVectors + i) * kLanes);
+            sums[i] -= distance;
+            sums_of_squares[i] += distance * distance;
+          }
         }
-      }
-      for (int i = 0; i < kVectors; ++i) {
-        store<kLanes>(sum + i * kLanes, sums[i]);
-        store<kLanes>(squares + i * kLanes, sums_of_squares[i]);
+        for (int i = 0; i < kVectors; ++i) {
+          store<kLanes>(sum + i * kLanes, load<kLanes>(sum + i * kLanes) + sums[i]);
+          store<kLanes>(squares + i * kLanes, load<kLanes>(squares + i * kLanes) + sums_of_squares[i]);
+        }
       }
       return true;
     }
