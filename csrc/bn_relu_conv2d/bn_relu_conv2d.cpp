@@ -9,6 +9,7 @@
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
 #include "common/convolution.h"
 #include "common/dispatch.h"
+#include "common/line_array.h"
 #include "common/map_memory.h"
 #include "common/parallel.h"
 #include "conv3x3/conv3x3.h"
@@ -118,7 +119,7 @@ std::tuple<at::Tensor, at::Tensor> batch_norm_backward(const Operand& operand, a
   const at::Tensor means = at::empty({2, channels}, options);
   // By the number of pixels alone, never by the number of threads.
   const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(64, pixels * channels / kGrainElements));
-  at::Tensor partial = at::empty({2, parts, channels}, grad.options().dtype(at::kDouble));
+  const LineArray<double> partial(new_lines<double>(2 * parts * channels));
 
   bn_relu_conv2d::BackwardParams params{};
   params.pixels = pixels;
@@ -129,7 +130,7 @@ std::tuple<at::Tensor, at::Tensor> batch_norm_backward(const Operand& operand, a
   params.scale = affine.scale();
   params.shift = affine.shift();
   params.parts = parts;
-  params.partial_sum = partial.mutable_data_ptr<double>();
+  params.partial_sum = partial.get();
   params.partial_product = params.partial_sum + parts * channels;
   params.batch_statistics = batch_statistics;
   params.grad_mean = row_of(means, 0);
@@ -137,7 +138,8 @@ std::tuple<at::Tensor, at::Tensor> batch_norm_backward(const Operand& operand, a
 
   parallel_tasks(parts, kGrainElements,
                  [&](int64_t begin, int64_t end) { backward_reduce(dtype, params, begin, end); });
-  bn_relu_max_pool2d::merge_sums(partial, pixels, affine, grad_weight, grad_bias, means);
+  bn_relu_max_pool2d::merge_sums(partial.get(), parts, pixels, affine, grad_weight, grad_bias, row_of(means, 0),
+                                 row_of(means, 1));
   parallel_tasks(pixels, channels, [&](int64_t begin, int64_t end) { backward_input(dtype, params, begin, end); });
   return {grad_weight, grad_bias};
 }

@@ -1,10 +1,10 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
-#include <limits>
 
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d.h"
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d_cpu_kernel.h"
+#include "common/line_array.h"
 #include "common/parallel.h"
 #include "segnet_ext/checks.h"
 #include "segnet_ext/elementwise.h"
@@ -35,70 +35,36 @@ void move_running_stats(const at::Tensor& mean, const at::Tensor& var, acc_t unb
   }
 }
 
-template <class acc_t>
-void fill_affine(const Norm& norm, Affine& affine) {
-  const auto *means = norm.mean.const_data_ptr<acc_t>(), *vars = norm.var.const_data_ptr<acc_t>();
-  const int64_t channels = norm.var.numel();
-  auto* invstds = affine.rows.mutable_data_ptr<acc_t>();
-  acc_t *scales = invstds + channels, *shifts = scales + channels;
-  const auto fill = [channels](acc_t* row, const at::Tensor& given, acc_t otherwise) {
-    given.defined() ? std::copy_n(given.const_data_ptr<acc_t>(), channels, row) : std::fill_n(row, channels, otherwise);
-  };
-  fill(scales, norm.weight, acc_t(1));
-  fill(shifts, norm.bias, acc_t(0));
-  const auto eps = static_cast<acc_t>(norm.eps);
-  for (int64_t c = 0; c < channels; ++c) {  // without branches, for the compiler's vectors
-    const acc_t invstd = batch_norm_invstd(vars[c], eps);
-    const BatchNormAffine<acc_t> channel = batch_norm_affine(means[c], invstd, scales[c], shifts[c]);
-    invstds[c] = invstd;
-    scales[c] = channel.scale;
-    shifts[c] = channel.shift;
-  }
-}
-
 // Has backward_reduce go by the output where BatchNormInverse is good; origin and slope, [C], are filled here.
-template <class acc_t>
-void go_by_output(const Norm& norm, const Affine& affine, const at::Tensor& output, void* origin, void* slope,
-                  BackwardParams& params) {
+void go_by_output(DType dtype, const Norm& norm, const Affine& affine, const at::Tensor& output, void* origin,
+                  void* slope, BackwardParams& params) {
   const int64_t channels = affine.mean.numel();
-  const auto *means = norm.mean.const_data_ptr<acc_t>(), *vars = norm.var.const_data_ptr<acc_t>();
-  const auto *scales = static_cast<const acc_t*>(affine.scale()), *shifts = static_cast<const acc_t*>(affine.shift());
-  auto *origins = static_cast<acc_t*>(origin), *slopes = static_cast<acc_t*>(slope);
-  int any = 0, all = 1;
-  for (int64_t c = 0; c < channels; ++c) {  // without branches, as above
-    const BatchNormAffine<acc_t> channel{scales[c], shifts[c]};
-    const BatchNormInverse<acc_t> back = batch_norm_inverse(means[c], channel);
-    const int good = inverts(channel, back, vars[c]) ? 1 : 0;
-    origins[c] = back.origin;
-    slopes[c] = back.slope + (good != 0 ? acc_t(0) : std::numeric_limits<acc_t>::quiet_NaN());
-    any |= good;
-    all &= good;
-  }
-  params.output = any != 0 ? output.const_data_ptr() : nullptr;
+  int64_t good = 0;
+  make_inverse(dtype, {channels, norm.mean.const_data_ptr(), norm.var.const_data_ptr(), affine.scale(), affine.shift(),
+                       origin, slope, &good});
+  params.output = good > 0 ? output.const_data_ptr() : nullptr;
   params.origin = origin;
   params.slope = slope;
-  params.by_input = all == 0;
+  params.by_input = good < channels;
 }
 
 }  // namespace
 
-void merge_sums(const at::Tensor& partial, int64_t values, const Affine& affine, at::Tensor& grad_weight,
-                at::Tensor& grad_bias, const at::Tensor& means) {
-  const int64_t parts = partial.size(1), channels = partial.size(2);
-  const auto* sums = partial.const_data_ptr<double>();
+void merge_sums(const double* partial, int64_t parts, int64_t values, const Affine& affine, at::Tensor& grad_weight,
+                at::Tensor& grad_bias, void* grad_mean, void* projection) {
+  const int64_t channels = affine.mean.numel();
   merge_sums(to_dtype(affine.mean.scalar_type()),
-             {channels, parts, sums, sums + parts * channels, static_cast<double>(values), affine.invstd(),
-              grad_weight.mutable_data_ptr(), grad_bias.mutable_data_ptr(), row_of(means, 0), row_of(means, 1)});
+             {channels, parts, partial, partial + parts * channels, static_cast<double>(values), affine.invstd(),
+              grad_weight.mutable_data_ptr(), grad_bias.mutable_data_ptr(), grad_mean, projection});
 }
 
 void stats_cpu(const at::Tensor& input, at::Tensor& mean, at::Tensor& var) {
   const DType dtype = to_dtype(input.scalar_type());
   const int64_t channels = input.size(1), pixels = input.numel() / channels;
   const int64_t parts = parts_of(pixels, pixels, channels);
-  at::Tensor partial = at::empty({2, parts, channels}, input.options().dtype(at::kDouble));
-  auto* partial_sum = partial.mutable_data_ptr<double>();
-  const StatsParams params{pixels, channels,    input.const_data_ptr(),
-                           parts,  partial_sum, partial_sum + parts * channels};
+  const LineArray<double> partial(new_lines<double>(2 * parts * channels));
+  const StatsParams params{pixels, channels,      input.const_data_ptr(),
+                           parts,  partial.get(), partial.get() + parts * channels};
   parallel_tasks(parts, kGrainElements, [&](int64_t begin, int64_t end) { stats(dtype, params, begin, end); });
   merge_stats(dtype, params, mean.mutable_data_ptr(), var.mutable_data_ptr());
 }
@@ -115,11 +81,10 @@ void running_stats_cpu(const at::Tensor& mean, const at::Tensor& var, double unb
 
 Affine make_affine(const Norm& norm) {
   Affine affine{norm.mean, at::empty({3, norm.mean.numel()}, norm.mean.options())};
-  if (norm.var.scalar_type() == at::kDouble) {
-    fill_affine<double>(norm, affine);
-  } else {
-    fill_affine<float>(norm, affine);
-  }
+  const auto data = [](const at::Tensor& vector) { return vector.defined() ? vector.const_data_ptr() : nullptr; };
+  make_affine(to_dtype(norm.mean.scalar_type()),
+              {norm.mean.numel(), data(norm.mean), data(norm.var), data(norm.weight), data(norm.bias), norm.eps,
+               row_of(affine.rows, 0), row_of(affine.rows, 1), row_of(affine.rows, 2)});
   return affine;
 }
 
@@ -139,7 +104,7 @@ void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const a
   const DType dtype = to_dtype(input.scalar_type());
   const Affine affine = make_affine(norm);
   const int64_t parts = parts_of(shape.pooled_rows(), shape.pixels(), shape.channels);
-  at::Tensor partial = at::empty({2, parts, shape.channels}, input.options().dtype(at::kDouble));
+  const LineArray<double> partial(new_lines<double>(2 * parts * shape.channels));
   const at::Tensor rows = at::empty({4, shape.channels}, affine.mean.options());
 
   BackwardParams params{};
@@ -151,20 +116,19 @@ void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const a
   params.scale = affine.scale();
   params.shift = affine.shift();
   params.parts = parts;
-  params.partial_sum = partial.mutable_data_ptr<double>();
+  params.partial_sum = partial.get();
   params.partial_product = params.partial_sum + parts * shape.channels;
   params.batch_statistics = batch_statistics;
   params.grad_mean = row_of(rows, 0);
   params.projection = row_of(rows, 1);
   params.grad_input = grad_input.mutable_data_ptr();
   if (output.defined()) {
-    const auto go = dtype == DType::kDouble ? go_by_output<double> : go_by_output<float>;
-    go(norm, affine, output, row_of(rows, 2), row_of(rows, 3), params);
+    go_by_output(dtype, norm, affine, output, row_of(rows, 2), row_of(rows, 3), params);
   }
 
   parallel_tasks(parts, kGrainElements,
                  [&](int64_t begin, int64_t end) { backward_reduce(dtype, params, begin, end); });
-  merge_sums(partial, shape.pixels(), affine, grad_weight, grad_bias, rows);
+  merge_sums(partial.get(), parts, shape.pixels(), affine, grad_weight, grad_bias, row_of(rows, 0), row_of(rows, 1));
   if (batch_statistics) {
     parallel_tasks(shape.pooled_rows(), 2 * shape.width * shape.channels,
                    [&](int64_t begin, int64_t end) { backward_input(dtype, params, begin, end); });

@@ -1,6 +1,7 @@
 #include "bn_relu_max_pool2d/bn_relu_max_pool2d_cpu_kernel.h"
 
 #include <algorithm>
+#include <limits>
 #include <type_traits>
 
 #include "common/line_array.h"
@@ -24,6 +25,14 @@ int64_t part_begin(int64_t items, int64_t parts, int64_t part) {
 #include "simd/foreach_level.h"
 
 namespace segnet_ext::bn_relu_max_pool2d {
+
+void make_affine(DType dtype, const AffineParams& params) {
+  SEGNET_CALL_AT_LEVEL(bn_relu_max_pool2d::MakeAffine, dtype, params);
+}
+
+void make_inverse(DType dtype, const InverseParams& params) {
+  SEGNET_CALL_AT_LEVEL(bn_relu_max_pool2d::MakeInverse, dtype, params);
+}
 
 void stats(DType dtype, const StatsParams& params, int64_t begin_part, int64_t end_part) {
   SEGNET_CALL_AT_LEVEL(bn_relu_max_pool2d::Stats, dtype, params, begin_part, end_part);

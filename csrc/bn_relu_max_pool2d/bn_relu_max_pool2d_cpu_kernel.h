@@ -8,6 +8,23 @@ namespace segnet_ext::bn_relu_max_pool2d {
 // Parts that a reduction is cut into at most.
 constexpr int64_t kMaxParts = 64;
 
+// A BatchNorm as y = x * scale + shift, and the way back that BatchNormInverse is; vectors [C] of float or double.
+struct AffineParams {
+  int64_t channels;
+  const void *mean, *var;
+  const void *weight, *bias;  // null stands for ones and for zeros
+  double eps;
+  void *invstd, *scale, *shift;
+};
+void make_affine(DType dtype, const AffineParams& params);
+struct InverseParams {
+  int64_t channels;
+  const void *mean, *var, *scale, *shift;
+  void *origin, *slope;  // NaN for a channel that BatchNormInverse is no good for
+  int64_t* good;         // how many it is good for
+};
+void make_inverse(DType dtype, const InverseParams& params);
+
 struct StatsParams {
   int64_t pixels, channels;
   const void* input;        // [pixels, C]

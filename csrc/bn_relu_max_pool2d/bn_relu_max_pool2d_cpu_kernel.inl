@@ -3,11 +3,57 @@
 
 namespace bn_relu_max_pool2d {
 
+using segnet_ext::bn_relu_max_pool2d::AffineParams;
 using segnet_ext::bn_relu_max_pool2d::BackwardParams;
 using segnet_ext::bn_relu_max_pool2d::ForwardParams;
+using segnet_ext::bn_relu_max_pool2d::InverseParams;
 using segnet_ext::bn_relu_max_pool2d::MergeSumsParams;
 using segnet_ext::bn_relu_max_pool2d::part_begin;
 using segnet_ext::bn_relu_max_pool2d::StatsParams;
+
+// Loops over channels without branches, of which the compiler makes vectors.
+struct MakeAffine {
+  template <class scalar_t>
+  static void run(const AffineParams& p) {
+    using T = acc_type<scalar_t>;
+    const auto *means = static_cast<const T*>(p.mean), *vars = static_cast<const T*>(p.var);
+    auto *invstds = static_cast<T*>(p.invstd), *scales = static_cast<T*>(p.scale), *shifts = static_cast<T*>(p.shift);
+    const auto fill = [&](T* row, const void* given, T otherwise) {
+      given != nullptr ? std::copy_n(static_cast<const T*>(given), p.channels, row)
+                       : std::fill_n(row, p.channels, otherwise);
+    };
+    fill(scales, p.weight, T(1));
+    fill(shifts, p.bias, T(0));
+    const auto eps = static_cast<T>(p.eps);
+    for (int64_t c = 0; c < p.channels; ++c) {
+      const T invstd = segnet_ext::batch_norm_invstd(vars[c], eps);
+      const auto channel = segnet_ext::batch_norm_affine(means[c], invstd, scales[c], shifts[c]);
+      invstds[c] = invstd;
+      scales[c] = channel.scale;
+      shifts[c] = channel.shift;
+    }
+  }
+};
+
+struct MakeInverse {
+  template <class scalar_t>
+  static void run(const InverseParams& p) {
+    using T = acc_type<scalar_t>;
+    const auto *means = static_cast<const T*>(p.mean), *vars = static_cast<const T*>(p.var);
+    const auto *scales = static_cast<const T*>(p.scale), *shifts = static_cast<const T*>(p.shift);
+    auto *origins = static_cast<T*>(p.origin), *slopes = static_cast<T*>(p.slope);
+    int64_t count = 0;
+    for (int64_t c = 0; c < p.channels; ++c) {
+      const segnet_ext::BatchNormAffine<T> channel{scales[c], shifts[c]};
+      const auto back = segnet_ext::batch_norm_inverse(means[c], channel);
+      const bool good = segnet_ext::inverts(channel, back, vars[c]);
+      origins[c] = back.origin;
+      slopes[c] = good ? back.slope : std::numeric_limits<T>::quiet_NaN();
+      count += good ? 1 : 0;
+    }
+    *p.good = count;
+  }
+};
 
 // The sums of a channel's distances from its first value, its origin, and of the distances' squares. As the origin is
 // one of the values, it lies at most sqrt(count) deviations from their mean: double has the digits for these sums, also
