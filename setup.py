@@ -107,6 +107,7 @@ def configured_extension(folder: Path) -> Extension:
         toolchain.merged_sources(toolkit is not None, folder),
         include_dirs=[str(toolchain.ROOT / "csrc"), str(toolchain.ROOT / "csrc" / "include")],
         define_macros=[
+            ("AT_PER_OPERATOR_HEADERS", None),  # torch's headers then declare the operators that they use, not all
             ("SEGNET_EXT_CXX_FLAGS", f'"{" ".join(flags)}"'),
             ("SEGNET_EXT_PYTHON_VERSION", f'"{platform.python_version()}"'),
             ("SEGNET_EXT_TORCH_VERSION", f'"{torch.__version__}"'),
