@@ -97,6 +97,7 @@ struct Stats {
           }
           store<kLanes>(center.get() + c, finite_or_zero(mean));
         });
+        std::fill_n(group_sum, 2 * channels, acc_t(0));
         if (!sum_rows<kRowVectors>(group, count, channels, center.get(), group_sum, group_squares)) {
           sum_pixels(group, count, channels, center.get(), group_sum, group_squares);
         }
@@ -110,7 +111,7 @@ struct Stats {
     }
   }
 
-  // Both write the sums of a group's distances from the center, and of the squares of these.
+  // Both add a group's distances from the center, and the squares of these, to the sums.
   //
   // Of rows that are so few vectors that their sums stay in registers: nothing is read but the map, in its order, which
   // the processor fetches ahead faster by itself than any other order with a program's help. False where rows are not.
@@ -127,8 +128,6 @@ struct Stats {
       if (channels != kVectors * kLanes) {
         return sum_rows<kVectors / 2>(group, count, channels, center, sum, squares);
       }
-      std::fill_n(sum, channels, acc_t(0));
-      std::fill_n(squares, channels, acc_t(0));
       for (int64_t begin = 0; begin < count; begin += kRows) {
         Vec<acc_t, kLanes> sums[kVectors] = {}, sums_of_squares[kVectors] = {};
         for (int64_t pixel = begin; pixel < std::min(begin + kRows, count); ++pixel) {
@@ -152,8 +151,6 @@ struct Stats {
   template <class scalar_t, class acc_t>
   SEGNET_INLINE static void sum_pixels(const scalar_t* group, int64_t count, int64_t channels, const acc_t* center,
                                        acc_t* sum, acc_t* squares) {
-    std::fill_n(sum, channels, acc_t(0));
-    std::fill_n(squares, channels, acc_t(0));
     int64_t pixel = 0;
     for (; pixel + 4 <= count; pixel += 4) {
       add_pixels<4>(group + pixel * channels, channels, center, sum, squares);

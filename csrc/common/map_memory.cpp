@@ -167,14 +167,14 @@ std::shared_ptr<Blocks>& entered_blocks() {
   return blocks;
 }
 
-// Of all threads. Tensors outlive statics.
-Blocks& medium_blocks() {
-  static auto* const blocks = new std::shared_ptr<Blocks>(std::make_shared<Blocks>(kKeptMedium));
-  return **blocks;
-}
-Blocks& large_blocks() {
-  static auto* const blocks = new std::shared_ptr<Blocks>(std::make_shared<Blocks>(kKeptLarge));
-  return **blocks;
+// Of all threads.
+struct CommonBlocks {
+  std::shared_ptr<Blocks> medium = std::make_shared<Blocks>(kKeptMedium);
+  std::shared_ptr<Blocks> large = std::make_shared<Blocks>(kKeptLarge);
+};
+const CommonBlocks& common_blocks() {
+  static const auto* const blocks = new CommonBlocks;  // tensors outlive statics
+  return *blocks;
 }
 
 // What torch asks for memory when it makes or resizes such a tensor.
@@ -184,7 +184,7 @@ class MapAllocator final : public c10::Allocator {
     if (entered_blocks()) {
       return entered_blocks()->allocate(bytes);
     }
-    return (bytes < kLarge ? medium_blocks() : large_blocks()).allocate(bytes);
+    return (bytes < kLarge ? common_blocks().medium : common_blocks().large)->allocate(bytes);
   }
   void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
 };
@@ -202,8 +202,8 @@ at::Tensor empty_large(at::IntArrayRef sizes, const at::TensorOptions& options, 
 }
 
 void empty_cache() {
-  medium_blocks().empty();
-  large_blocks().empty();
+  common_blocks().medium->empty();
+  common_blocks().large->empty();
 }
 
 MapReuse::MapReuse() = default;

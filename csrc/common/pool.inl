@@ -176,8 +176,8 @@ SEGNET_INLINE void pool_rows(const PoolShape& shape, const scalar_t* input, scal
                              int64_t begin, int64_t end, const Transform& transform, const Rectify& rectify) {
   using acc_t = acc_type<scalar_t>;
   const int64_t channels = shape.channels;
-  const bool past_caches = streams(output, shape.batch * shape.pooled_height * shape.pooled_width,
-                                   channels * sizeof(scalar_t), kLanesOf<acc_t> * sizeof(scalar_t));
+  const bool past_caches = streams(output, shape.pooled_rows() * shape.pooled_width, channels * sizeof(scalar_t),
+                                   kLanesOf<acc_t> * sizeof(scalar_t));
 
   // Calls body(values at places 0 to 3, lanes) for every vector of channels, and stores the winners that it gives.
   const auto pool = [&](const Window& window, const auto& body) {
