@@ -64,7 +64,7 @@ struct Forward : torch::autograd::Function<Forward> {
       saved.push_back(tensor->value_or(at::Tensor()));
     }
     saved.push_back(weight);
-    saved.push_back(relu ? output : at::Tensor());
+    saved.push_back(relu ? own_output(output) : at::Tensor());
     context->save_for_backward(std::move(saved));
     context->saved_data["eps"] = eps;
     context->saved_data["batch_statistics"] = batch_statistics;

@@ -30,7 +30,7 @@ struct Forward : torch::autograd::Function<Forward> {
     auto [output, codes] = bn_relu_max_pool2d_forward(input, weight, bias, mean, var, eps, ceil_mode);
     const bool wants_output = bn_relu_max_pool2d::backward_wants_output(input, batch_statistics);
     context->save_for_backward({input, codes, weight.value_or(at::Tensor()), bias.value_or(at::Tensor()), mean, var,
-                                wants_output ? output : at::Tensor()});
+                                wants_output ? own_output(output) : at::Tensor()});
     context->saved_data["eps"] = eps;
     context->saved_data["batch_statistics"] = batch_statistics;
     context->set_materialize_grads(false);

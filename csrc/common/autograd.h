@@ -21,6 +21,13 @@ inline OptionalTensor optional(const at::Tensor& tensor) {
   return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
 }
 
+// An operation's own output, for the operation to save. Where saving is broken off, as torch's checkpointing does once
+// it has made all that it needs, a context holds on to what it was given; were that the output itself, which gets the
+// operation's node, the node would hold itself for ever.
+inline at::Tensor own_output(const at::Tensor& output) {
+  return output.detach();
+}
+
 // Whether an operation of these tensors is to be recorded.
 inline bool requires_grad(const OptionalTensor& tensor) {
   return tensor && tensor->requires_grad();

@@ -21,7 +21,7 @@ struct Forward : torch::autograd::Function<Forward> {
                           bool relu) {
     const at::Tensor output = max_unpool2d_conv2d_forward(input, codes, weight, bias, height, width, relu);
     // Where ReLU cut can only be told from its result, which the next layer keeps anyway.
-    context->save_for_backward({input, codes, weight, relu ? output : at::Tensor()});
+    context->save_for_backward({input, codes, weight, relu ? own_output(output) : at::Tensor()});
     context->saved_data["bias"] = bias.has_value();
     context->set_materialize_grads(false);
     return output;
