@@ -79,10 +79,14 @@ def noise(count: int) -> MemoryDataset:
     return MemoryDataset(list(images), scenes.labels, scenes.classes)
 
 
-def training_run(name: str, processes: Processes = ALONE, dropout: float = 0.0, **more) -> TrainingRun:
+def training_run(
+    name: str, processes: Processes = ALONE, dropout: float = 0.0, grad_checkpointing: bool = False, **more
+) -> TrainingRun:
     """A run in float64 on five images in batches of four: the last has none for the second process."""
     torch.manual_seed(0)
-    model = narrow_segnet() if name == "segnet" else SegNetBasic(len(CAMVID), dropout=dropout, width=16)
+    basic = name not in ("segnet", "checkpointed")
+    model = SegNetBasic(len(CAMVID), dropout=dropout, width=16) if basic else narrow_segnet()
+    model.set_grad_checkpointing(grad_checkpointing)
     model.input_form = Double()
     model.double()
     if processes.rank > 0:
@@ -97,6 +101,7 @@ RUNS = {
     "segnet-basic": {},
     "recipe": {"accumulate": 2, "ema": 0.9, "loss_by": "weights"},
     "segnet": {},
+    "checkpointed": {"grad_checkpointing": True},
 }
 
 

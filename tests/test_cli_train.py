@@ -21,6 +21,7 @@ import segnet_ext
 from segnet_ext.checkpoint import read_checkpoint, write_checkpoint
 from segnet_ext.cli import main
 from segnet_ext.loss import AUTHORS_CAMVID_WEIGHTS
+from segnet_ext.models import stage
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +172,21 @@ def test_resume_of_a_recipe_is_bit_exact(camvid, tmp_path, monkeypatch, failing)
 
 def test_workers_do_not_change_the_result(camvid, tmp_path, trained):
     assert main([*arguments(camvid, tmp_path, *FRESH, epochs=3), "--workers", "2"]) == 0
+    straight, other = (read_checkpoint(folder / "last.pt").weights for folder in (trained, tmp_path))
+    assert all(torch.equal(straight[key], other[key]) for key in straight)
+
+
+def test_checkpointing_does_not_change_the_result(camvid, tmp_path, trained, monkeypatch):
+    checkpointed, plain = [], stage.checkpoint
+
+    def counting(function, *args, **kwargs):
+        checkpointed.append(function)
+        return plain(function, *args, **kwargs)
+
+    monkeypatch.setattr(stage, "checkpoint", counting)
+    assert main(arguments(camvid, tmp_path, *FRESH, "--grad-checkpointing", epochs=1)) == 0
+    assert checkpointed
+    assert main(arguments(camvid, tmp_path, "--resume", epochs=3)) == 0  # which may go on without
     straight, other = (read_checkpoint(folder / "last.pt").weights for folder in (trained, tmp_path))
     assert all(torch.equal(straight[key], other[key]) for key in straight)
 

@@ -64,6 +64,12 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="also write what log.csv has as event files to OUT/tensorboard (needs the package tensorboard)",
     )
+    parser.add_argument(
+        "--grad-checkpointing",
+        action="store_true",
+        help="take less memory and more time: keep only the maps between stages for backward, which makes those inside "
+        "them again; the result is the same",
+    )
     _options.add_workers(parser)
     _options.add_threads(parser)
     _options.add_device(parser)
@@ -113,6 +119,7 @@ def _run(options: argparse.Namespace, processes: Processes) -> int:
     model = MODEL_TYPES[settings.model].build(len(train.classes))
     if options.vgg16 is not None and not saved:
         _load_vgg16(model, options.vgg16)
+    model.set_grad_checkpointing(options.grad_checkpointing)  # type: ignore[operator]  # which our models have
     model.to(device)
     if processes.rank > 0:  # for dropout, which should not be the same in all processes
         torch.manual_seed(settings.seed + processes.rank)

@@ -7,10 +7,11 @@ from .._model_common import check_arguments, check_input, check_width, initialis
 from ..nn import bn_relu_conv2d
 from .fcn import FullyConnected
 from .segnet import DECODER, ENCODER, Decoder, Encoder
+from .stage import StagedModel, run_stage
 from .vgg16 import VGG16Encoder
 
 
-class DeconvNet(VGG16Encoder, nn.Module):
+class DeconvNet(VGG16Encoder, StagedModel):
     """DeconvNet on VGG16 (Noh, Hong, Han, ICCV 2015), as the SegNet paper compares it (4.2): fc layers of 1024.
 
     Behind SegNet's encoder come fc6 (7x7), fc7 (1x1) and fc6's deconvolution back to 512 channels (7x7), then five
@@ -60,6 +61,6 @@ class DeconvNet(VGG16Encoder, nn.Module):
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 32, odd ones too."""
         check_input("DeconvNet", x, self.in_channels, min_size=32)
         x, pools = self.encoder(x.contiguous(memory_format=torch.channels_last))
-        x = self.fc.then(self.fc6_deconv, self.fc(x))
+        x = self.fc.then(self.fc6_deconv, run_stage(self.fc, x))
         x, norm = self.decoder(x, pools, self.bn6_deconv)
         return bn_relu_conv2d(norm, self.score, x)

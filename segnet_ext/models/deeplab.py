@@ -11,6 +11,7 @@ from .._model_common import check_arguments, check_input, check_width, initialis
 from ..nn import bn_relu_conv2d
 from .fcn import FullyConnected
 from .segnet import ENCODER, EncoderStage
+from .stage import Stage, StagedModel, run_stage
 from .vgg16 import VGG16Encoder
 
 # Dilations of the convolutions in the stages whose pool has stride 1.
@@ -18,7 +19,7 @@ DILATIONS = {4: 1, 5: 2}
 FC6_DILATION = 12
 
 
-class DilatedStage(nn.Module):
+class DilatedStage(Stage):
     """(3x3 conv, BatchNorm, ReLU) for each width, then a 3x3 pool of stride 1, which keeps the size."""
 
     def __init__(self, in_channels: int, widths: Sequence[int], dilation: int) -> None:
@@ -44,7 +45,7 @@ class DilatedStage(nn.Module):
         return ops.conv2d(x, conv.weight, conv.bias) if norm is None else bn_relu_conv2d(norm, conv, x)
 
 
-class DeepLabLargeFOV(VGG16Encoder, nn.Module):
+class DeepLabLargeFOV(VGG16Encoder, StagedModel):
     """DeepLab-LargeFOV on VGG16 (Chen et al., ICLR 2015), with BatchNorm, as the SegNet paper compares it (4.2).
 
     Pools 1 to 3 halve the size, pools 4 and 5 are 3x3 of stride 1, so the map behind them is an eighth of the image.
@@ -99,9 +100,9 @@ class DeepLabLargeFOV(VGG16Encoder, nn.Module):
         height, width = x.shape[-2:]
         x = x.contiguous(memory_format=torch.channels_last)
         for s in ENCODER:
-            stage = getattr(self.encoder, f"stage{s}")
-            x = stage(x) if s in DILATIONS else stage(x)[0]
+            result = run_stage(getattr(self.encoder, f"stage{s}"), x)
+            x = result if s in DILATIONS else result[0]
         x = F.avg_pool2d(x, 3, stride=1, padding=1)
-        x = self.fc.then(self.score, self.fc(x))
+        x = self.fc.then(self.score, run_stage(self.fc, x))
         x = F.interpolate(x, scale_factor=8, mode="bilinear", align_corners=False)
         return x[..., :height, :width]

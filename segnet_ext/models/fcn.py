@@ -14,10 +14,11 @@ from .._model_common import (
 )
 from ..nn import bn_relu_conv2d
 from .segnet import ENCODER, Encoder
+from .stage import Stage, StagedModel, run_stage
 from .vgg16 import VGG16Encoder
 
 
-class FullyConnected(nn.Module):
+class FullyConnected(Stage):
     """VGG16's fc6 and fc7 as convolutions, each with BatchNorm, ReLU and dropout; the last three of fc7 are due."""
 
     def __init__(self, width: int, kernel_size: int, dilation: int, dropout: float) -> None:
@@ -50,7 +51,7 @@ def upsampling(channels: int, factor: int, learnt: bool) -> nn.Module:
     return nn.ConvTranspose2d(channels, channels, 2 * factor, stride=factor, padding=factor // 2, bias=False)
 
 
-class FCN(VGG16Encoder, nn.Module):
+class FCN(VGG16Encoder, StagedModel):
     """FCN-8s on VGG16 (Long, Shelhamer, Darrell, CVPR 2015), with BatchNorm, as the SegNet paper compares it (4.2).
 
     fc6 and fc7 are convolutions of ``fc_channels`` channels on the fifth pooled map. 1x1 convolutions make scores of
@@ -113,11 +114,11 @@ class FCN(VGG16Encoder, nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         pooled = {}
         for s in ENCODER:
-            x, _ = getattr(self.encoder, f"stage{s}")(x)
+            x, _ = run_stage(getattr(self.encoder, f"stage{s}"), x)
             if s in (3, 4):
                 pooled[s] = x
         pool3, pool4 = pooled[3], pooled[4]
-        x = self.fc.then(self.score, self.fc(x))
+        x = self.fc.then(self.score, run_stage(self.fc, x))
         x = self.upsample5(x)[..., : pool4.shape[2], : pool4.shape[3]] + self.score_pool4(pool4)
         x = self.upsample4(x)[..., : pool3.shape[2], : pool3.shape[3]] + self.score_pool3(pool3)
         return self.upsample3(x)[..., :height, :width]

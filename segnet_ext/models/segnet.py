@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .. import ops
 from .._model_common import check_arguments, check_input, dropout_layer, initialise
 from ..nn import BNReLUMaxPool2d, MaxUnpoolConv2d, bn_relu_conv2d
+from .stage import Stage, StagedModel, run_stage
 from .vgg16 import VGG16Encoder
 
 # Widths of conv{s}_1, conv{s}_2, ... of encoder stage s.
@@ -19,7 +20,7 @@ DECODER = {5: (512, 512, 512), 4: (512, 512, 256), 3: (256, 256, 128), 2: (128, 
 DROPOUT_STAGES = (3, 4, 5)
 
 
-class EncoderStage(nn.Module):
+class EncoderStage(Stage):
     """(3x3 conv, BatchNorm, ReLU) for each width, each BatchNorm and ReLU fused with the next conv or with the pool."""
 
     def __init__(self, in_channels: int, widths: Sequence[int], dropout: float) -> None:
@@ -43,11 +44,11 @@ class EncoderStage(nn.Module):
         return self.dropout(x), codes
 
 
-class DecoderStage(nn.Module):
+class DecoderStage(Stage):
     """(3x3 conv, BatchNorm, ReLU) for each width, numbered downwards; the first conv is fused with the unpooling.
 
-    Each BatchNorm and ReLU is fused with the next conv: the last one with that of the next stage, which therefore takes
-    it as ``norm``.
+    Each BatchNorm and ReLU is fused with the next conv; the last one with that of the next stage, which takes it as
+    ``norm``, unless dropout comes in between.
     """
 
     def __init__(self, in_channels: int, first: int, widths: Sequence[int], dropout: float) -> None:
@@ -62,25 +63,28 @@ class DecoderStage(nn.Module):
 
     @property
     def norm(self) -> nn.Module:
-        """The BatchNorm that stands, with a ReLU, between :meth:`convolve` and what comes next."""
+        """The last BatchNorm."""
         return getattr(self, f"bn{self.order[-1]}")
 
-    def convolve(self, x: Tensor, norm: nn.Module | None, codes: Tensor, size: Sequence[int]) -> Tensor:
-        """What the last conv gives; ``x`` is a pooled map, or with ``norm`` one whose BatchNorm and ReLU are due."""
+    def forward(
+        self,
+        x: Tensor,
+        codes: Tensor,
+        size: Sequence[int],
+        norm: nn.Module | None = None,
+        leave_norm: bool = False,
+    ) -> Tensor:
+        """A pooled map, the codes and the size (H, W) from before that pool, to [N, K, H, W].
+
+        With ``norm``, that BatchNorm and a ReLU are due on ``x``. With ``leave_norm``, :attr:`norm`, a ReLU and dropout
+        are due on what is returned.
+        """
         first, *others = self.order
         conv = getattr(self, f"conv{first}")
         x = conv(x, codes, size) if norm is None else bn_relu_conv2d(norm, conv, x, codes, size)
         for i in others:
             x = bn_relu_conv2d(getattr(self, f"bn{i + 1}"), getattr(self, f"conv{i}"), x)
-        return x
-
-    def activate(self, x: Tensor) -> Tensor:
-        """The end of the stage, behind :meth:`convolve`."""
-        return self.dropout(F.relu(self.norm(x)))
-
-    def forward(self, x: Tensor, codes: Tensor, size: Sequence[int]) -> Tensor:
-        """A pooled map, the codes and the size (H, W) from before that pool, to [N, K, H, W]."""
-        return self.activate(self.convolve(x, None, codes, size))
+        return x if leave_norm else self.dropout(F.relu(self.norm(x)))
 
 
 class Encoder(nn.Module):
@@ -97,7 +101,7 @@ class Encoder(nn.Module):
         pools = []
         for s in ENCODER:
             size = x.shape[-2:]
-            x, codes = getattr(self, f"stage{s}")(x)
+            x, codes = run_stage(getattr(self, f"stage{s}"), x)
             pools.append((codes, size))
         return x, pools
 
@@ -120,14 +124,14 @@ class Decoder(nn.Module):
         """The map of the last conv, and the BatchNorm that is due on it, with a ReLU; so is ``norm`` on ``x``."""
         for s in DECODER:
             stage = getattr(self, f"stage{s}")
-            x, norm = stage.convolve(x, norm, *pools[s - 1]), stage.norm
-            if s in DROPOUT_STAGES and not isinstance(stage.dropout, nn.Identity):
-                x, norm = stage.activate(x), None
+            fused = isinstance(stage.dropout, nn.Identity)
+            x = run_stage(stage, x, *pools[s - 1], norm, fused)
+            norm = stage.norm if fused else None
         assert norm is not None  # stage 1 has no dropout
         return x, norm
 
 
-class SegNet(VGG16Encoder, nn.Module):
+class SegNet(VGG16Encoder, StagedModel):
     """SegNet (Badrinarayanan, Kendall, Cipolla, TPAMI 2017, section 3; the authors' ``segnet_train.prototxt``).
 
     26 3x3 convolutions with bias, 25 of them followed by BatchNorm and ReLU; 29,449,355 parameters for 11 classes. A
@@ -138,7 +142,7 @@ class SegNet(VGG16Encoder, nn.Module):
     :func:`segnet_ext.nn.bn_relu_conv2d`, which calls neither module: hooks on them do not run.
 
     Weights start as in the prototxt ("msra", biases 0); :meth:`load_vgg16` starts the encoder from VGG16, as the paper
-    does.
+    does. :meth:`set_grad_checkpointing` trains with less memory.
 
     Args:
         num_classes: channels of the logits.

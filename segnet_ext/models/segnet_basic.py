@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .._model_common import check_arguments, check_input, check_width, dropout_layer, initialise
 from ..nn import BNReLUMaxPool2d, MaxUnpoolConv2d
+from .stage import Stage, StagedModel, run_stage
 
 if TYPE_CHECKING:
     from ..classes import ClassSet
@@ -27,7 +28,7 @@ def normalise_input(x: Tensor) -> Tensor:
     return F.local_response_norm(wide, size=5, alpha=1e-4, beta=0.75).to(x.dtype)
 
 
-class BasicEncoderStage(nn.Module):
+class BasicEncoderStage(Stage):
     """7x7 conv, then BatchNorm, ReLU and pool in one pass."""
 
     def __init__(self, in_channels: int, width: int, dropout: float) -> None:
@@ -42,7 +43,7 @@ class BasicEncoderStage(nn.Module):
         return self.dropout(x), codes
 
 
-class BasicDecoderStage(nn.Module):
+class BasicDecoderStage(Stage):
     """Unpooling and 7x7 conv in one pass, then BatchNorm. The paper's decoder of SegNet-Basic has no ReLU."""
 
     def __init__(self, width: int, dropout: float) -> None:
@@ -70,7 +71,7 @@ class BasicEncoder(nn.Module):
         pools = []
         for s in STAGES:
             size = x.shape[-2:]
-            x, codes = getattr(self, f"stage{s}")(x)
+            x, codes = run_stage(getattr(self, f"stage{s}"), x)
             pools.append((codes, size))
         return x, pools
 
@@ -85,11 +86,11 @@ class BasicDecoder(nn.Module):
 
     def forward(self, x: Tensor, pools: list[tuple[Tensor, torch.Size]]) -> Tensor:
         for s in reversed(STAGES):
-            x = getattr(self, f"stage{s}")(x, *pools[s - 1])
+            x = run_stage(getattr(self, f"stage{s}"), x, *pools[s - 1])
         return x
 
 
-class SegNetBasic(nn.Module):
+class SegNetBasic(StagedModel):
     """SegNet-Basic (TPAMI 2017, section 3.1; the authors' ``segnet_basic_train.prototxt``).
 
     Eight 7x7 convolutions with bias and BatchNorm, ReLU in the encoder only, and a 1x1 classifier. A ``state_dict`` key

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from .. import ops
 from .._model_common import bilinear_upsampling, check_arguments, check_input, check_width, initialise, max_unpool2d
 from .segnet_basic import STAGES, BasicDecoderStage, BasicEncoder, normalise_input
+from .stage import Stage, StagedModel, run_stage
 
 
-class MapEncoderStage(nn.Module):
+class MapEncoderStage(Stage):
     """7x7 conv, BatchNorm, ReLU; then a pool beside the map that was pooled, which the decoder adds."""
 
     def __init__(self, in_channels: int, width: int) -> None:
@@ -38,12 +39,12 @@ class MapEncoder(nn.Module):
         """The fourth pooled map, and of every stage the codes and the map, first stage first."""
         kept = []
         for s in STAGES:
-            x, codes, map = getattr(self, f"stage{s}")(x)
+            x, codes, map = run_stage(getattr(self, f"stage{s}"), x)
             kept.append((codes, map))
         return x, kept
 
 
-class SingleChannelDecoderStage(nn.Module):
+class SingleChannelDecoderStage(Stage):
     """Unpooling, then a 7x7 filter for each map alone, then BatchNorm."""
 
     def __init__(self, width: int) -> None:
@@ -57,7 +58,7 @@ class SingleChannelDecoderStage(nn.Module):
         return self.bn(self.conv(max_unpool2d(x, indices, size)))
 
 
-class FCNDecoderStage(nn.Module):
+class FCNDecoderStage(Stage):
     """Twice the size by a learnt 8x8 kernel, and the encoder's map added, reduced to as many channels."""
 
     def __init__(self, channels: int, width: int, addition: bool, reduction: bool) -> None:
@@ -71,7 +72,7 @@ class FCNDecoderStage(nn.Module):
         return x if map is None else x + self.lateral(map)
 
 
-class _Variant(nn.Module):
+class _Variant(StagedModel):
     """Arguments, input checks and initialisation, which the variants share."""
 
     def __init__(self, num_classes: int, in_channels: int, lrn: bool, width: int) -> None:
@@ -139,7 +140,7 @@ class SegNetBasicEncoderAddition(_Variant):
         x, kept = self.encoder(self._prepare(x))
         for s in reversed(STAGES):
             codes, map = kept[s - 1]
-            x = getattr(self.decoder, f"stage{s}")(x, codes, map.shape[-2:]) + map
+            x = run_stage(getattr(self.decoder, f"stage{s}"), x, codes, map.shape[-2:]) + map
         return self.classifier(x)
 
 
@@ -166,7 +167,7 @@ class SegNetBasicSingleChannelDecoder(_Variant):
         """Images [N, in_channels, H, W] to logits [N, num_classes, H, W]; any H, W >= 16, odd ones too."""
         x, pools = self.encoder(self._prepare(x))
         for s in reversed(STAGES):
-            x = getattr(self.decoder, f"stage{s}")(x, *pools[s - 1])
+            x = run_stage(getattr(self.decoder, f"stage{s}"), x, *pools[s - 1])
         return self.classifier(x)
 
 
@@ -219,5 +220,5 @@ class FCNBasic(_Variant):
         for s in reversed(STAGES):
             _, last = kept[s - 1]  # the map, or the size alone where no map is kept
             size, map = (last.shape[-2:], last) if self.addition else (last, None)
-            x = getattr(self.decoder, f"stage{s}")(x, size, map)
+            x = run_stage(getattr(self.decoder, f"stage{s}"), x, size, map)
         return self.classifier(x)
