@@ -27,7 +27,7 @@ import torch
 from cpu_results import Results, Row, Threads, Turn, Weighed, page
 from peers import missing_packages
 
-from segnet_ext.measure import IMPLEMENTATIONS, Cost, measure_apart
+from segnet_ext.measure import CHECKPOINTED, IMPLEMENTATIONS, Cost, measure_apart
 
 FOLDER = Path(__file__).resolve().parent
 AREAS = ("ops", "models", "memory", "scaling")
@@ -53,6 +53,21 @@ class Plan:
         if self.quick:
             return {"inference": ("tiny", (32, 48), 1), "training": ("tiny", (64, 64), 1)}
         return {"inference": ("full", (360, 480), 1), "training": ("pair", (180, 240), 2)}
+
+    @property
+    def checkpointed(self) -> list[tuple[str, tuple[int, int], int]]:
+        """(case, size, batch) of the training steps to weigh with and without checkpointing."""
+        return [self.weighed["training"]] + ([] if self.quick else [("full", (360, 480), 2)])
+
+    @property
+    def models(self) -> list[str]:
+        """To weigh; one is enough to see whether it runs."""
+        return ["SegNetBasic"] if self.quick else list(MODELS)
+
+    @property
+    def processes(self) -> int:
+        """That weigh a model, of which the median counts."""
+        return 1 if self.quick else 3
 
     @property
     def processors(self) -> int:
@@ -187,11 +202,18 @@ def measure_threads(plan: Plan) -> list[Threads]:
 
 
 def weigh(
-    plan: Plan, model: str, what: str, case: str, size: tuple[int, int], batch: int, processes: int = 1
+    plan: Plan,
+    model: str,
+    what: str,
+    case: str,
+    size: tuple[int, int],
+    batch: int,
+    processes: int = 1,
+    implementations: Sequence[str] = IMPLEMENTATIONS,
 ) -> Weighed:
     """Of several processes in turn, the one of the median peak: as malloc's blocks happen to lie, peaks differ by a
     tenth."""
-    runs: dict[str, list[Cost]] = {name: [] for name in IMPLEMENTATIONS[: 2 if plan.quick else None]}
+    runs: dict[str, list[Cost]] = {name: [] for name in implementations[: 2 if plan.quick else None]}
     for _ in range(processes):
         for name, of_it in runs.items():
             of_it.append(measure_apart(what, name, MODELS[model], size, batch, plan.processors))
@@ -201,10 +223,19 @@ def weigh(
 
 
 def measure_memory(plan: Plan) -> list[Weighed]:
-    # One of the models is enough to see whether it runs.
-    models = ["SegNetBasic"] if plan.quick else list(MODELS)
-    processes = 1 if plan.quick else 3
-    return [weigh(plan, model, what, *sizes, processes) for model in models for what, sizes in plan.weighed.items()]
+    return [
+        weigh(plan, model, what, *sizes, plan.processes)
+        for model in plan.models
+        for what, sizes in plan.weighed.items()
+    ]
+
+
+def measure_checkpointed(plan: Plan) -> list[Weighed]:
+    return [
+        weigh(plan, model, "training", *sizes, plan.processes, ("ours", CHECKPOINTED))
+        for model in plan.models
+        for sizes in plan.checkpointed
+    ]
 
 
 def measure_scaling(plan: Plan) -> list[Weighed]:
@@ -264,6 +295,7 @@ def measure_all(areas: Sequence[str], plan: Plan) -> Results:
             results.models += measure_groups(module, plan)
     if "memory" in areas:
         results.memory = measure_memory(plan)
+        results.checkpointed = measure_checkpointed(plan)
     if "scaling" in areas:
         results.scaling = measure_scaling(plan)
     return results

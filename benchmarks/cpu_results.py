@@ -121,6 +121,7 @@ class Results:
     models: list[Row] = field(default_factory=list)
     threads: list[Threads] = field(default_factory=list)
     memory: list[Weighed] = field(default_factory=list)
+    checkpointed: list[Weighed] = field(default_factory=list)
     scaling: list[Weighed] = field(default_factory=list)
 
 
@@ -287,6 +288,22 @@ def memory_table(rows: Sequence[Weighed]) -> str:
     return markdown(header, lines)
 
 
+def checkpointing_table(rows: Sequence[Weighed]) -> str:
+    units = {"ms": "ms", "peak_bytes": "MiB peak", "saved_bytes": "MiB kept for backward"}
+    header = ["", "batch and size"]
+    for unit in units.values():
+        header += [*(f"{name}, {unit}" for name in rows[0].costs), "ratio"]
+    lines = []
+    for row in rows:
+        line = [f"{row.model} training", f"{row.batch} x {row.size[0]}x{row.size[1]}"]
+        for figure in units:
+            values = [getattr(cost, figure) for cost in row.costs.values()]
+            line += [f"{value:.0f}" if figure == "ms" else _mebi(value) for value in values]
+            line.append("-" if None in values else f"{values[1] / max(1, values[0]):.2f}")
+        lines.append(line)
+    return markdown(header, lines)
+
+
 def scaling_table(rows: Sequence[Weighed]) -> str:
     names = list(rows[0].costs)
     header = ["batch and size", *(f"{name} ms" for name in names), *(f"{name} peak MiB" for name in names)]
@@ -383,6 +400,12 @@ def page(results: Results, pictures: Sequence[str]) -> str:
             "The peak is how far a process grows during its first pass over what it held with the model built: without "
             "the weights, but with their gradients.",
             memory_table(results.memory),
+        ]
+    if results.checkpointed:
+        parts += [
+            "With `set_grad_checkpointing()` a training step keeps only the maps between stages for backward, which "
+            "makes those inside them again.",
+            checkpointing_table(results.checkpointed),
         ]
     if results.scaling:
         parts += ["## Scaling of SegNet's inference"]

@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 # Plain torch is ``segnet_ext.reference``; which layout it prefers is for the caller to find out.
 IMPLEMENTATIONS = ("ours", "torch", "torch channels_last")
+CHECKPOINTED = "ours checkpointed"  # of training: with set_grad_checkpointing()
 _CLASSES = 11
 _REPEATS = 5
 _SECONDS = 2.0
@@ -113,7 +114,7 @@ def measure_apart(
     Args:
         what: ``inference``, ``evaluation`` or ``training``. Of our models, inference means the frozen one alone, which
             SegNet and SegNet-Basic have, and evaluation the model as it is.
-        implementation: one of ``IMPLEMENTATIONS``.
+        implementation: one of ``IMPLEMENTATIONS``, or of training ``CHECKPOINTED``.
         model: a name in ``segnet_ext.checkpoint.MODEL_TYPES``.
 
     Raises:
@@ -219,9 +220,12 @@ def _build(what: str, implementation: str, name: str) -> nn.Module:
 
     torch.manual_seed(0)
     kind = MODEL_TYPES[name]
-    factory = kind.factory if implementation == "ours" else getattr(reference, kind.factory.__name__)
+    ours = implementation in ("ours", CHECKPOINTED)
+    factory = kind.factory if ours else getattr(reference, kind.factory.__name__)
     model: nn.Module = factory(_CLASSES, **kind.arguments)
     model.train(what == "training")
+    if implementation == CHECKPOINTED:
+        model.set_grad_checkpointing()  # type: ignore[operator]  # which our models have
     if implementation == "ours" and what == "inference":
         return freeze(model)
     return model.to(memory_format=_layout(implementation))  # type: ignore[call-overload]
