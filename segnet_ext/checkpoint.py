@@ -21,6 +21,7 @@ from segnet_ext._weights import read_weights
 from segnet_ext.classes import ClassSet
 from segnet_ext.errors import InputError, require
 from segnet_ext.input_form import InputForm
+from segnet_ext.models.stage import StagedModel
 
 FORMAT = "segnet_ext.checkpoint"
 VERSION = 1
@@ -31,14 +32,14 @@ class ModelType:
     """A model that the command line knows by name."""
 
     name: str
-    factory: Callable[..., nn.Module]
+    factory: Callable[..., StagedModel]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     minimum_size: int = 16
     # A twentieth of the authors' for SegNet-Basic: at batches of 4, larger steps make val mIoU fall again after the
     # first epoch.
     default_lr: float = 0.005
 
-    def build(self, num_classes: int) -> nn.Module:
+    def build(self, num_classes: int) -> StagedModel:
         return self.factory(num_classes, **self.arguments)
 
 

@@ -217,6 +217,7 @@ def _status_bytes(field: str) -> int:
 def _build(what: str, implementation: str, name: str) -> nn.Module:
     from segnet_ext import freeze, reference
     from segnet_ext.checkpoint import MODEL_TYPES
+    from segnet_ext.models.stage import StagedModel
 
     torch.manual_seed(0)
     kind = MODEL_TYPES[name]
@@ -225,7 +226,8 @@ def _build(what: str, implementation: str, name: str) -> nn.Module:
     model: nn.Module = factory(_CLASSES, **kind.arguments)
     model.train(what == "training")
     if implementation == CHECKPOINTED:
-        model.set_grad_checkpointing()  # type: ignore[operator]  # which our models have
+        assert isinstance(model, StagedModel)
+        model.set_grad_checkpointing()
     if implementation == "ours" and what == "inference":
         return freeze(model)
     return model.to(memory_format=_layout(implementation))  # type: ignore[call-overload]

@@ -119,7 +119,7 @@ def _run(options: argparse.Namespace, processes: Processes) -> int:
     model = MODEL_TYPES[settings.model].build(len(train.classes))
     if options.vgg16 is not None and not saved:
         _load_vgg16(model, options.vgg16)
-    model.set_grad_checkpointing(options.grad_checkpointing)  # type: ignore[operator]  # which our models have
+    model.set_grad_checkpointing(options.grad_checkpointing)
     model.to(device)
     if processes.rank > 0:  # for dropout, which should not be the same in all processes
         torch.manual_seed(settings.seed + processes.rank)
