@@ -116,7 +116,7 @@ std::tuple<at::Tensor, at::Tensor> batch_norm_backward(const Operand& operand, a
   const int64_t channels = grad.size(1), pixels = grad.numel() / std::max<int64_t>(channels, 1);
   const auto options = affine.mean.options();
   at::Tensor grad_weight = at::empty({channels}, options), grad_bias = at::empty({channels}, options);
-  const at::Tensor means = at::empty({2, channels}, options);
+  const at::Tensor lines = at::empty({2, channels}, options);
   // By the number of pixels alone, never by the number of threads.
   const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(64, pixels * channels / kGrainElements));
   const LineArray<double> partial(new_lines<double>(2 * parts * channels));
@@ -133,13 +133,13 @@ std::tuple<at::Tensor, at::Tensor> batch_norm_backward(const Operand& operand, a
   params.partial_sum = partial.get();
   params.partial_product = params.partial_sum + parts * channels;
   params.batch_statistics = batch_statistics;
-  params.grad_mean = row_of(means, 0);
-  params.projection = row_of(means, 1);
+  params.grad_offset = row_of(lines, 0);
+  params.grad_slope = row_of(lines, 1);
 
   parallel_tasks(parts, kGrainElements,
                  [&](int64_t begin, int64_t end) { backward_reduce(dtype, params, begin, end); });
-  bn_relu_max_pool2d::merge_sums(partial.get(), parts, pixels, affine, grad_weight, grad_bias, row_of(means, 0),
-                                 row_of(means, 1));
+  bn_relu_max_pool2d::merge_sums(partial.get(), parts, pixels, affine, grad_weight, grad_bias, row_of(lines, 0),
+                                 row_of(lines, 1));
   parallel_tasks(pixels, channels, [&](int64_t begin, int64_t end) { backward_input(dtype, params, begin, end); });
   return {grad_weight, grad_bias};
 }

@@ -18,8 +18,8 @@ struct BackwardParams {
   double* partial_sum;      // [parts, C]: sums of the gradient
   double* partial_product;  // [parts, C]: sums of gradient * (input - mean)
   bool batch_statistics;
-  const void* grad_mean;
-  const void* projection;
+  const void* grad_offset;
+  const void* grad_slope;
 };
 
 // Sums over parts [begin, end) of the pixels, and then the gradients of pixels [begin, end).

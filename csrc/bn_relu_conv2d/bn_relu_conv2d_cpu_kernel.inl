@@ -70,8 +70,8 @@ struct BackwardInput {
         const auto x = load<kLanes>(input + c);
         const auto g = grad_of_normalised<kLanes>(p, x, grad + c, c);
         if constexpr (kBatchStatistics) {
-          const BatchNormInputGrad<Vec<acc_t, kLanes>> batch_norm{of(p.scale), of(p.mean), of(p.grad_mean),
-                                                                  of(p.projection)};
+          const BatchNormInputGrad<Vec<acc_t, kLanes>> batch_norm{of(p.scale), of(p.mean), of(p.grad_offset),
+                                                                  of(p.grad_slope)};
           store<kLanes>(grad + c, batch_norm(g, x));
         } else {
           store<kLanes>(grad + c, of(p.scale) * g);

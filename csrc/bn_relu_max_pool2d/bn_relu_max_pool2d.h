@@ -66,9 +66,9 @@ Norm make_norm(const char* op, const at::Tensor& input, const std::optional<at::
                const std::optional<at::Tensor>& bias, const at::Tensor& mean, const at::Tensor& var, double eps);
 Affine make_affine(const Norm& norm);
 // From sums [2, parts, C] of the gradient and of gradient * (x - mean) to the gradients of weight and bias, and to what
-// the gradient of the input needs of them: grad_mean and projection, [C] of mean's dtype. `values` pixels a channel.
+// the gradient of the input needs of them: grad_offset and grad_slope, [C] of mean's dtype. `values` pixels a channel.
 void merge_sums(const double* partial, int64_t parts, int64_t values, const Affine& affine, at::Tensor& grad_weight,
-                at::Tensor& grad_bias, void* grad_mean, void* projection);
+                at::Tensor& grad_bias, void* grad_offset, void* grad_slope);
 
 // Whether backward has use for the output of the forward pass.
 inline bool backward_wants_output(const at::Tensor& input, bool batch_statistics) {

@@ -51,11 +51,11 @@ void go_by_output(DType dtype, const Norm& norm, const Affine& affine, const at:
 }  // namespace
 
 void merge_sums(const double* partial, int64_t parts, int64_t values, const Affine& affine, at::Tensor& grad_weight,
-                at::Tensor& grad_bias, void* grad_mean, void* projection) {
+                at::Tensor& grad_bias, void* grad_offset, void* grad_slope) {
   const int64_t channels = affine.mean.numel();
   merge_sums(to_dtype(affine.mean.scalar_type()),
              {channels, parts, partial, partial + parts * channels, static_cast<double>(values), affine.invstd(),
-              grad_weight.mutable_data_ptr(), grad_bias.mutable_data_ptr(), grad_mean, projection});
+              affine.scale(), grad_weight.mutable_data_ptr(), grad_bias.mutable_data_ptr(), grad_offset, grad_slope});
 }
 
 void stats_cpu(const at::Tensor& input, at::Tensor& mean, at::Tensor& var) {
@@ -119,8 +119,8 @@ void backward_cpu(const PoolShape& shape, const at::Tensor& grad_output, const a
   params.partial_sum = partial.get();
   params.partial_product = params.partial_sum + parts * shape.channels;
   params.batch_statistics = batch_statistics;
-  params.grad_mean = row_of(rows, 0);
-  params.projection = row_of(rows, 1);
+  params.grad_offset = row_of(rows, 0);
+  params.grad_slope = row_of(rows, 1);
   params.grad_input = grad_input.mutable_data_ptr();
   if (output.defined()) {
     go_by_output(dtype, norm, affine, output, row_of(rows, 2), row_of(rows, 3), params);

@@ -47,8 +47,8 @@ struct MergeSumsParams {
   int64_t channels, parts;
   const double *partial_sum, *partial_product;  // [parts, C]
   double values;                                // to a channel
-  const void* invstd;                           // [C], as are the results
-  void *grad_weight, *grad_bias, *grad_mean, *projection;
+  const void *invstd, *scale;                   // [C], as are the results
+  void *grad_weight, *grad_bias, *grad_offset, *grad_slope;
 };
 // Merges such parts, as batch_norm_grads says; vectors of float or double.
 void merge_sums(DType dtype, const MergeSumsParams& params);

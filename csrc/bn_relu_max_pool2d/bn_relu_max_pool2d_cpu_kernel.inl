@@ -222,27 +222,35 @@ struct MergeStats {
   }
 };
 
-template <class acc_t>
+// BatchNorm rounded to scalar_t, so that the values that the unfused operations would find equal are equal here too.
+template <class scalar_t, int kLanes, class acc_t = acc_type<scalar_t>>
+SEGNET_INLINE Vec<acc_t, kLanes> normalise(Vec<acc_t, kLanes> x, Vec<acc_t, kLanes> scale, Vec<acc_t, kLanes> shift) {
+  return round_to<scalar_t, kLanes>(BatchNormAffine<Vec<acc_t, kLanes>>{scale, shift}(x));
+}
+
+// Of kLanes channels from `c` on.
+template <class scalar_t>
 struct Transform {
+  using acc_t = acc_type<scalar_t>;
   const acc_t *scale, *shift;
 
-  // BatchNorm of kLanes channels from `c` on, rounded to scalar_t so that the values that the unfused operations would
-  // find equal are equal here too.
-  template <class scalar_t, int kLanes>
+  template <class Params>
+  explicit Transform(const Params& p)
+      : scale(static_cast<const acc_t*>(p.scale)), shift(static_cast<const acc_t*>(p.shift)) {}
+
+  template <int kLanes>
   SEGNET_INLINE Vec<acc_t, kLanes> apply(Vec<acc_t, kLanes> x, int64_t c) const {
-    const BatchNormAffine<Vec<acc_t, kLanes>> affine{load<kLanes>(scale + c), load<kLanes>(shift + c)};
-    return round_to<scalar_t, kLanes>(affine(x));
+    return normalise<scalar_t, kLanes>(x, load<kLanes>(scale + c), load<kLanes>(shift + c));
   }
 };
 
 struct Forward {
   template <class scalar_t>
   static void run(const ForwardParams& p, int64_t begin, int64_t end) {
-    using acc_t = acc_type<scalar_t>;
-    const Transform<acc_t> transform{static_cast<const acc_t*>(p.scale), static_cast<const acc_t*>(p.shift)};
+    const Transform<scalar_t> transform(p);
     pool_rows(
         p.shape, static_cast<const scalar_t*>(p.input), static_cast<scalar_t*>(p.output), p.codes, begin, end,
-        [&](auto x, int64_t c, auto lanes) { return transform.template apply<scalar_t, decltype(lanes)::value>(x, c); },
+        [&](auto x, int64_t c, auto lanes) { return transform.template apply<decltype(lanes)::value>(x, c); },
         [](auto normalised) { return relu(normalised); });
   }
 };
@@ -255,14 +263,15 @@ struct Winner {
   Vec<acc_t, kLanes> x[4];  // by place
   Vec<acc_t, kLanes> x_winner, grad;
 
+  template <class Transform>
   SEGNET_INLINE Winner(const Window& window, const scalar_t* input, const scalar_t* grad_output, const uint8_t* codes,
-                       const Transform<acc_t>& transform, int64_t c) {
+                       const Transform& transform, int64_t c) {
     code = load_codes<acc_t, kLanes>(codes, c, window.rows, window.cols);
     for (int place = 0; place < 4; ++place) {
       x[place] = load<kLanes>(input + window.element(place) + c);
       x_winner = place == 0 ? x[0] : (wins(place) ? x[place] : x_winner);
     }
-    grad = relu_grad(load<kLanes>(grad_output + c), transform.template apply<scalar_t, kLanes>(x_winner, c));
+    grad = relu_grad(load<kLanes>(grad_output + c), transform.template apply<kLanes>(x_winner, c));
   }
 
   SEGNET_INLINE auto wins(int place) const { return code == code_lanes<acc_t, kLanes>(place); }
@@ -270,17 +279,15 @@ struct Winner {
 
 // Calls body(winner, window, channel) for every window of the pooled rows [begin, end) and vector of channels, but for
 // those that skip(channel, lanes) leaves out, and outside(input_offset) as for_each_window does.
-template <class scalar_t, class Body, class Outside, class Skip>
-SEGNET_INLINE void for_each_winner(const BackwardParams& p, int64_t begin, int64_t end, const Body& body,
-                                   const Outside& outside, const Skip& skip) {
-  using acc_t = acc_type<scalar_t>;
+template <class scalar_t, class Transform, class Body, class Outside, class Skip>
+SEGNET_INLINE void for_each_winner(const BackwardParams& p, const Transform& transform, int64_t begin, int64_t end,
+                                   const Body& body, const Outside& outside, const Skip& skip) {
   const int64_t channels = p.shape.channels;
   const auto* input = static_cast<const scalar_t*>(p.input);
   const auto* grad_output = static_cast<const scalar_t*>(p.grad_output);
-  const Transform<acc_t> transform{static_cast<const acc_t*>(p.scale), static_cast<const acc_t*>(p.shift)};
   const auto window = [&](const Window& w) {
     const uint8_t* codes = p.codes + w.index * codes_bytes(channels);
-    for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
+    for_lanes<acc_type<scalar_t>>(channels, [&](int64_t c, auto lanes) {
       if (skip(c, lanes)) {
         return;
       }
@@ -291,10 +298,10 @@ SEGNET_INLINE void for_each_winner(const BackwardParams& p, int64_t begin, int64
   };
   for_each_window(p.shape, begin, end, window, outside);
 }
-template <class scalar_t, class Body, class Outside>
-SEGNET_INLINE void for_each_winner(const BackwardParams& p, int64_t begin, int64_t end, const Body& body,
-                                   const Outside& outside) {
-  for_each_winner<scalar_t>(p, begin, end, body, outside, [](int64_t, auto) { return false; });
+template <class scalar_t, class Transform, class Body, class Outside>
+SEGNET_INLINE void for_each_winner(const BackwardParams& p, const Transform& transform, int64_t begin, int64_t end,
+                                   const Body& body, const Outside& outside) {
+  for_each_winner<scalar_t>(p, transform, begin, end, body, outside, [](int64_t, auto) { return false; });
 }
 
 // BatchNorm's input gradient with fixed statistics: it does not depend on the input, which may be infinite.
@@ -306,35 +313,54 @@ struct FixedInputGrad {
   SEGNET_INLINE T of_centered(T centered, T) const { return scale * centered; }
 };
 
-// Writes grad_input.
+// Writes grad_input. What it knows of a channel lies together by vectors of channels, so that a loop over them has one
+// address for all, and registers left for the maps'.
 template <class scalar_t, bool kBatchStatistics>
 struct InputGrad {
   using acc_t = acc_type<scalar_t>;
+  enum Row { kScale, kShift, kMean, kOffset, kSlope };
+  static constexpr int kRows = kBatchStatistics ? kSlope + 1 : kShift + 1;
+
   int64_t channels;
+  LineArray<acc_t> rows;
   const scalar_t* input;
-  const acc_t *mean, *scale, *grad_mean, *projection;
   scalar_t* grad_input;
   bool past_caches;
 
   explicit InputGrad(const BackwardParams& p)
       : channels(p.shape.channels),
+        rows(new_lines<acc_t>(kRows * channels)),
         input(static_cast<const scalar_t*>(p.input)),
-        mean(static_cast<const acc_t*>(p.mean)),
-        scale(static_cast<const acc_t*>(p.scale)),
-        grad_mean(static_cast<const acc_t*>(p.grad_mean)),
-        projection(static_cast<const acc_t*>(p.projection)),
         grad_input(static_cast<scalar_t*>(p.grad_input)),
         past_caches(
-            streams(grad_input, p.shape.pixels(), channels * sizeof(scalar_t), kLanesOf<acc_t> * sizeof(scalar_t))) {}
+            streams(grad_input, p.shape.pixels(), channels * sizeof(scalar_t), kLanesOf<acc_t> * sizeof(scalar_t))) {
+    const void* const all[] = {p.scale, p.shift, p.mean, p.grad_offset, p.grad_slope};
+    for_lanes<acc_t>(channels, [&](int64_t c, auto lanes) {
+      constexpr int kLanes = decltype(lanes)::value;
+      for (int row = 0; row < kRows; ++row) {
+        store<kLanes>(rows.get() + kRows * c + row * kLanes, load<kLanes>(static_cast<const acc_t*>(all[row]) + c));
+      }
+    });
+  }
 
-  // Of kLanes channels, in registers: what is stored to grad_input could be these for all that the compiler knows.
+  // Of kLanes channels from `c` on.
+  template <int kLanes>
+  SEGNET_INLINE Vec<acc_t, kLanes> get(Row row, int64_t c) const {
+    return load<kLanes>(rows.get() + kRows * c + row * kLanes);
+  }
+  template <int kLanes>
+  SEGNET_INLINE Vec<acc_t, kLanes> apply(Vec<acc_t, kLanes> x, int64_t c) const {
+    return normalise<scalar_t, kLanes>(x, get<kLanes>(kScale, c), get<kLanes>(kShift, c));
+  }
+
+  // In registers: what is stored to grad_input could be these for all that the compiler knows.
   template <int kLanes>
   SEGNET_INLINE auto batch_norm(int64_t c) const {
     if constexpr (kBatchStatistics) {
-      return BatchNormInputGrad<Vec<acc_t, kLanes>>{load<kLanes>(scale + c), load<kLanes>(mean + c),
-                                                    load<kLanes>(grad_mean + c), load<kLanes>(projection + c)};
+      return BatchNormInputGrad<Vec<acc_t, kLanes>>{get<kLanes>(kScale, c), get<kLanes>(kMean, c),
+                                                    get<kLanes>(kOffset, c), get<kLanes>(kSlope, c)};
     } else {
-      return FixedInputGrad<Vec<acc_t, kLanes>>{load<kLanes>(scale + c)};
+      return FixedInputGrad<Vec<acc_t, kLanes>>{get<kLanes>(kScale, c)};
     }
   }
 
@@ -367,8 +393,8 @@ struct BackwardReduce {
         return sum_outputs<scalar_t>(p, begin_part, end_part);
       }
     }
-    p.batch_statistics ? sum_winners<scalar_t, true>(p, begin_part, end_part)
-                       : sum_winners<scalar_t, false>(p, begin_part, end_part);
+    p.batch_statistics ? sum_winners<scalar_t>(p, begin_part, end_part)
+                       : sum_winners_and_write<scalar_t>(p, begin_part, end_part);
   }
 
   // add(first_row, last_row, sum, product) adds what rows of windows contribute; such a group is summed in acc_t,
@@ -411,7 +437,7 @@ struct BackwardReduce {
       }
       if (p.by_input) {
         for_each_winner<T>(
-            p, first_row, last_row,
+            p, Transform<T>(p), first_row, last_row,
             [&](const auto& winner, const Window&, int64_t c) { add_winner(p, winner, c, sum, product); },
             [](int64_t) {},
             [&](int64_t c, auto lanes) { return go_by_output(load<decltype(lanes)::value>(slopes<T>(p) + c)); });
@@ -465,23 +491,31 @@ struct BackwardReduce {
     store<kLanes>(product + c, load<kLanes>(product + c) + winner.grad * deviation);
   }
 
-  template <class scalar_t, bool kBatchStatistics>
+  template <class scalar_t>
   static void sum_winners(const BackwardParams& p, int64_t begin_part, int64_t end_part) {
     using acc_t = acc_type<scalar_t>;
-    const InputGrad<scalar_t, kBatchStatistics> input_grad(p);
+    const Transform<scalar_t> transform(p);
     sum_groups<acc_t>(p, begin_part, end_part, [&](int64_t first_row, int64_t last_row, acc_t* sum, acc_t* product) {
-      const auto window = [&](const auto& winner, const Window& w, int64_t c) {
-        add_winner(p, winner, c, sum, product);
-        if constexpr (!kBatchStatistics) {
-          input_grad.window(winner, w, c);
-        }
-      };
-      const auto outside = [&](int64_t offset) {
-        if constexpr (!kBatchStatistics) {
-          input_grad.outside(offset);
-        }
-      };
-      for_each_winner<scalar_t>(p, first_row, last_row, window, outside);
+      for_each_winner<scalar_t>(
+          p, transform, first_row, last_row,
+          [&](const auto& winner, const Window&, int64_t c) { add_winner(p, winner, c, sum, product); },
+          [](int64_t) {});
+    });
+  }
+
+  // With fixed statistics the gradient of the input needs none of the sums.
+  template <class scalar_t>
+  static void sum_winners_and_write(const BackwardParams& p, int64_t begin_part, int64_t end_part) {
+    using acc_t = acc_type<scalar_t>;
+    const InputGrad<scalar_t, false> input_grad(p);
+    sum_groups<acc_t>(p, begin_part, end_part, [&](int64_t first_row, int64_t last_row, acc_t* sum, acc_t* product) {
+      for_each_winner<scalar_t>(
+          p, input_grad, first_row, last_row,
+          [&](const auto& winner, const Window& w, int64_t c) {
+            add_winner(p, winner, c, sum, product);
+            input_grad.window(winner, w, c);
+          },
+          [&](int64_t offset) { input_grad.outside(offset); });
     });
     stream_fence();
   }
@@ -499,15 +533,18 @@ struct MergeSums {
         sum += load<kLanes>(p.partial_sum + part * p.channels + c);
         product += load<kLanes>(p.partial_product + part * p.channels + c);
       }
-      const V invstd = to_double<kLanes>(load<kLanes>(static_cast<const acc_t*>(p.invstd) + c));
-      const auto grads = batch_norm_grads(sum, product, invstd, broadcast<double, kLanes>(p.values));
+      const auto get = [c](const void* from) {
+        return to_double<kLanes>(load<kLanes>(static_cast<const acc_t*>(from) + c));
+      };
+      const auto grads =
+          batch_norm_grads(sum, product, get(p.invstd), get(p.scale), broadcast<double, kLanes>(p.values));
       const auto put = [c](void* to, V value) {
         store<kLanes>(static_cast<acc_t*>(to) + c, from_double<acc_t, kLanes>(value));
       };
       put(p.grad_weight, grads.weight);
       put(p.grad_bias, grads.bias);
-      put(p.grad_mean, grads.mean);
-      put(p.projection, grads.projection);
+      put(p.grad_offset, grads.offset);
+      put(p.grad_slope, grads.slope);
     });
   }
 };
@@ -517,7 +554,8 @@ struct BackwardInput {
   static void run(const BackwardParams& p, int64_t begin, int64_t end) {
     const InputGrad<scalar_t, true> input_grad(p);
     for_each_winner<scalar_t>(
-        p, begin, end, [&](const auto& winner, const Window& w, int64_t c) { input_grad.window(winner, w, c); },
+        p, input_grad, begin, end,
+        [&](const auto& winner, const Window& w, int64_t c) { input_grad.window(winner, w, c); },
         [&](int64_t offset) { input_grad.outside(offset); });
     stream_fence();
   }

@@ -57,11 +57,11 @@ template <class scalar_t, int kChannels>
 struct InputGrad {
   using acc_t = acc_type<scalar_t>;
   bool batch_statistics;
-  cuda::Vector<acc_t, kChannels> mean, grad_mean, projection;
+  cuda::Vector<acc_t, kChannels> mean, grad_offset, grad_slope;
 
   // With fixed statistics a pixel's gradient does not depend on its own value, which may be infinite.
   SEGNET_DEVICE scalar_t operator()(int i, acc_t scale, acc_t reached, scalar_t x) const {
-    const BatchNormInputGrad<acc_t> batch_norm{scale, mean[i], grad_mean[i], projection[i]};
+    const BatchNormInputGrad<acc_t> batch_norm{scale, mean[i], grad_offset[i], grad_slope[i]};
     return cuda::from_acc<scalar_t>(batch_statistics ? batch_norm(reached, cuda::to_acc(x)) : scale * reached);
   }
 };
@@ -74,8 +74,8 @@ SEGNET_DEVICE auto load_input_grad(const NormedBackwardParams& p,
   InputGrad<scalar_t, cuda::kGroupChannels<scalar_t>> input_grad{p.batch_statistics, {}, {}, {}};
   if (p.batch_statistics) {
     input_grad.mean = group.load(static_cast<const acc_t*>(p.norm.mean) + channel);
-    input_grad.grad_mean = group.load(static_cast<const acc_t*>(p.grad_mean) + channel);
-    input_grad.projection = group.load(static_cast<const acc_t*>(p.projection) + channel);
+    input_grad.grad_offset = group.load(static_cast<const acc_t*>(p.grad_offset) + channel);
+    input_grad.grad_slope = group.load(static_cast<const acc_t*>(p.grad_slope) + channel);
   }
   return input_grad;
 }
@@ -139,11 +139,13 @@ __global__ void __launch_bounds__(cuda::kMergeThreads) merge_grads_kernel(Normed
   if (place.row == 0 && c < channels) {
     const auto pixels = static_cast<double>(p.shape.batch * p.shape.height * p.shape.width);
     const acc_t invstd = batch_norm_invstd(static_cast<const acc_t*>(p.norm.var)[c], static_cast<acc_t>(p.norm.eps));
-    const auto grads = batch_norm_grads<double>(sums[0], sums[1], invstd, pixels);
+    const acc_t weight = p.norm.weight == nullptr ? acc_t(1) : static_cast<const acc_t*>(p.norm.weight)[c];
+    const acc_t scale = batch_norm_affine(acc_t(0), invstd, weight, acc_t(0)).scale;
+    const auto grads = batch_norm_grads<double>(sums[0], sums[1], invstd, scale, pixels);
     static_cast<acc_t*>(p.grad_weight)[c] = static_cast<acc_t>(grads.weight);
     static_cast<acc_t*>(p.grad_bias)[c] = static_cast<acc_t>(grads.bias);
-    static_cast<acc_t*>(p.grad_mean)[c] = static_cast<acc_t>(grads.mean);
-    static_cast<acc_t*>(p.projection)[c] = static_cast<acc_t>(grads.projection);
+    static_cast<acc_t*>(p.grad_offset)[c] = static_cast<acc_t>(grads.offset);
+    static_cast<acc_t*>(p.grad_slope)[c] = static_cast<acc_t>(grads.slope);
   }
 }
 
@@ -167,7 +169,7 @@ bool grads_fit_vectors(const NormedBackwardParams& p) {
   return cuda::fits_vectors<cuda::kGroupChannels<scalar_t>>(
       p.shape.channels,
       {p.grad_output, p.input, p.output, p.norm.mean, p.norm.var, p.norm.weight, p.norm.bias, p.partial_sum,
-       p.partial_product, p.grad_mean, p.projection, p.grad_input},
+       p.partial_product, p.grad_offset, p.grad_slope, p.grad_input},
       p.codes);
 }
 

@@ -58,8 +58,8 @@ struct NormedBackwardParams {
   int64_t parts;            // backward_parts(...)
   double* partial_sum;      // [parts, C] sum of the gradient that reaches the normalised map
   double* partial_product;  // [parts, C] sum of that gradient times (input - mean)
-  void* grad_mean;          // [C] of acc_t: BatchNormInputGrad's
-  void* projection;         // [C] of acc_t: BatchNormInputGrad's
+  void* grad_offset;        // [C] of acc_t: BatchNormInputGrad's
+  void* grad_slope;         // [C] of acc_t: BatchNormInputGrad's
 
   void* grad_input;   // [N, H, W, C]
   void* grad_weight;  // [C] of acc_t

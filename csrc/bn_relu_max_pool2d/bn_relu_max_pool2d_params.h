@@ -40,10 +40,10 @@ struct BackwardParams {
   bool by_input;
 
   // grad_input
-  bool batch_statistics;   // whether mean and variance came from the batch, and so carry gradient
-  const void* grad_mean;   // [C] mean of the gradient that reaches the normalised map
-  const void* projection;  // [C] invstd^2 * mean of that gradient times (input - mean)
-  void* grad_input;        // [N, H, W, C]
+  bool batch_statistics;    // whether mean and variance came from the batch, and so carry gradient
+  const void* grad_offset;  // [C] BatchNormInputGrad's
+  const void* grad_slope;   // [C] BatchNormInputGrad's
+  void* grad_input;         // [N, H, W, C]
 };
 
 }  // namespace segnet_ext::bn_relu_max_pool2d

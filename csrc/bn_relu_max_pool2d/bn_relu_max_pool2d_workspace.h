@@ -17,11 +17,11 @@ inline NormParams read_norm(CudaContext& context, const Norm& norm) {
 
 // What a backward pass allocates.
 struct GradsWorkspace {
-  at::Tensor partials, means;
+  at::Tensor partials, lines;
 
   GradsWorkspace(const Norm& norm, int64_t parts)
       : partials(at::empty({2, parts, norm.mean.numel()}, norm.mean.options().dtype(at::kDouble))),
-        means(at::empty({2, norm.mean.numel()}, norm.mean.options())) {}
+        lines(at::empty({2, norm.mean.numel()}, norm.mean.options())) {}
 
   // All but the shape and the maps.
   NormedBackwardParams params(CudaContext& context, const Norm& norm, bool batch_statistics,
@@ -33,8 +33,8 @@ struct GradsWorkspace {
     params.parts = partials.size(1);
     params.partial_sum = static_cast<double*>(context.write(partials, "partial sums"));
     params.partial_product = params.partial_sum + params.parts * channels;
-    params.grad_mean = context.write(means, "means of the gradient");
-    params.projection = static_cast<char*>(params.grad_mean) + channels * means.element_size();
+    params.grad_offset = context.write(lines, "grad_offset and grad_slope");
+    params.grad_slope = static_cast<char*>(params.grad_offset) + channels * lines.element_size();
     params.grad_weight = context.write(grad_weight, "grad_weight");
     params.grad_bias = context.write(grad_bias, "grad_bias");
     return params;

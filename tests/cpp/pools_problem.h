@@ -201,20 +201,19 @@ struct FusedProblem {
         s, [&](int64_t n, int64_t row, int64_t col, int64_t c) { return rectified(n, row, col, c); }, output, winners);
   }
 
-  // `tolerance` of the terms' magnitude, for means that are no integers.
-  void check_grad_input(bool batch_statistics, const Buffer<acc_t>& grad_mean, const Buffer<acc_t>& projection,
+  // `tolerance` of the terms' magnitude, for an offset and a slope that are no integers.
+  void check_grad_input(bool batch_statistics, const Buffer<acc_t>& grad_offset, const Buffer<acc_t>& grad_slope,
                         const Buffer<T>& grad_input, double tolerance) const {
     for (int64_t i = 0; i < grad_input.size(); ++i) {
       const int64_t c = i % s.channels;
-      double expected = reached[static_cast<size_t>(i)], terms = std::abs(expected);
+      double expected = reached[static_cast<size_t>(i)] * double(scale[c]), terms = std::abs(expected);
       if (batch_statistics) {
-        const double projected = (E::value(input[i]) - double(mean[c])) * double(projection[c]);
-        expected -= double(grad_mean[c]) + projected;
-        terms += std::abs(double(grad_mean[c])) + std::abs(projected);
+        const double sloped = (E::value(input[i]) - double(mean[c])) * double(grad_slope[c]);
+        expected += double(grad_offset[c]) + sloped;
+        terms += std::abs(double(grad_offset[c])) + std::abs(sloped);
       }
-      const double error = std::abs(E::value(grad_input[i]) - expected * double(scale[c]));
-      CHECK(error <= tolerance * terms * std::abs(double(scale[c])), "gradient %g, expected %g",
-            E::value(grad_input[i]), expected * double(scale[c]));
+      const double error = std::abs(E::value(grad_input[i]) - expected);
+      CHECK(error <= tolerance * terms, "gradient %g, expected %g", E::value(grad_input[i]), expected);
     }
   }
 };

@@ -37,7 +37,7 @@ void bn_relu_forward_and_backward(int64_t pixels, int64_t channels, int64_t thre
     CHECK(Element<T>::value(output[i]) == rectified(input, scale, shift, i), "output %lld", static_cast<long long>(i));
   }
 
-  Buffer<acc_t> grad_weight(channels), grad_bias(channels), grad_mean(channels), projection(channels);
+  Buffer<acc_t> grad_weight(channels), grad_bias(channels), grad_offset(channels), grad_slope(channels);
   Buffer<T> grad_input(input.size());
   bn_relu::BackwardParams params{};
   params.shape = {1, channels, 1, pixels, 0, 0};
@@ -50,8 +50,8 @@ void bn_relu_forward_and_backward(int64_t pixels, int64_t channels, int64_t thre
   params.partial_product = device.write(partial_product);
   params.grad_weight = device.write(grad_weight);
   params.grad_bias = device.write(grad_bias);
-  params.grad_mean = device.write(grad_mean);
-  params.projection = device.write(projection);
+  params.grad_offset = device.write(grad_offset);
+  params.grad_slope = device.write(grad_slope);
   params.grad_input = device.write(grad_input);
   params.batch_statistics = draw(random, 0, 1) == 1;
   bn_relu::launch_backward(launcher(), Element<T>::kDType, params, threads);

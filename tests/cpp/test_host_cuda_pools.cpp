@@ -64,7 +64,7 @@ void fused_pool(const PoolShape& s, int64_t threads, Random& random) {
       threads);
   problem.check_output(output, codes);
 
-  Buffer<acc_t> grad_weight(s.channels), grad_bias(s.channels), grad_mean(s.channels), projection(s.channels);
+  Buffer<acc_t> grad_weight(s.channels), grad_bias(s.channels), grad_offset(s.channels), grad_slope(s.channels);
   Buffer<T> grad_input(problem.input.size());
   op::NormedBackwardParams params{};
   params.shape = s;
@@ -85,8 +85,8 @@ void fused_pool(const PoolShape& s, int64_t threads, Random& random) {
   Buffer<double> partial_sum(params.parts * s.channels), partial_product(partial_sum.size());
   params.partial_sum = device.write(partial_sum);
   params.partial_product = device.write(partial_product);
-  params.grad_mean = device.write(grad_mean);
-  params.projection = device.write(projection);
+  params.grad_offset = device.write(grad_offset);
+  params.grad_slope = device.write(grad_slope);
   params.grad_input = device.write(grad_input);
   params.grad_weight = device.write(grad_weight);
   params.grad_bias = device.write(grad_bias);
@@ -104,12 +104,12 @@ void fused_pool(const PoolShape& s, int64_t threads, Random& random) {
     // BatchNorm is undone to rounding.
     const double terms = from_output ? problem.magnitude[static_cast<size_t>(c)] : std::abs(product);
     check_near("grad_weight", grad_weight[c], product * Norm::invstd(c), terms * Norm::invstd(c));
-    check("grad_mean", grad_mean[c], sum / pixels);
-    check_near("projection", projection[c], product * Norm::invstd(c) * Norm::invstd(c) / pixels,
-               terms * Norm::invstd(c) * Norm::invstd(c) / pixels);
+    const double scale = problem.scale[c], slope = -scale * Norm::invstd(c) * Norm::invstd(c) / pixels;
+    check("grad_offset", grad_offset[c], -scale * sum / pixels);
+    check_near("grad_slope", grad_slope[c], product * slope, terms * std::abs(slope));
   }
   const double tolerance = sizeof(T) > 2 ? 1e-6 : 1e-2;
-  problem.check_grad_input(params.batch_statistics, grad_mean, projection, grad_input,
+  problem.check_grad_input(params.batch_statistics, grad_offset, grad_slope, grad_input,
                            params.batch_statistics ? tolerance : 0);
 }
 

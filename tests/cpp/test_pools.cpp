@@ -85,15 +85,15 @@ void fused_pool(Random& random) {
   on_threads(s.pooled_rows(), 3, [&](int64_t begin, int64_t end) { op::forward(E::kDType, params, begin, end); });
   problem.check_output(output, codes);
 
-  const auto grad_mean = integers<acc_t>(s.channels, random), projection = integers<acc_t>(s.channels, random, -1, 1);
+  const auto grad_offset = integers<acc_t>(s.channels, random), grad_slope = integers<acc_t>(s.channels, random, -1, 1);
   Buffer<T> grad_input(problem.input.size());
   op::BackwardParams backward = problem.backward();
   backward.parts = parts;
   backward.partial_sum = partial_first.data();
   backward.partial_product = partial_second.data();
   backward.batch_statistics = draw(random, 0, 1) == 1;
-  backward.grad_mean = grad_mean.data();
-  backward.projection = projection.data();
+  backward.grad_offset = grad_offset.data();
+  backward.grad_slope = grad_slope.data();
   backward.grad_input = grad_input.data();
   // From the output, where channels can be: BatchNorm is then undone to rounding.
   Buffer<acc_t> origin(s.channels), slope(s.channels);
@@ -130,7 +130,7 @@ void fused_pool(Random& random) {
               rounding * problem.magnitude[static_cast<size_t>(c)],
           "product %g", product);
   }
-  problem.check_grad_input(backward.batch_statistics, grad_mean, projection, grad_input, 0);
+  problem.check_grad_input(backward.batch_statistics, grad_offset, grad_slope, grad_input, 0);
 }
 
 void test() {

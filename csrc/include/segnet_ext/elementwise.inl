@@ -68,28 +68,31 @@ struct BatchNormInverse {
   SEGNET_HOST_DEVICE T deviation(T y) const { return (y - origin) * slope; }
 };
 
-// The gradient that reaches a BatchNorm input: scale * (grad - mean(grad) - xhat * mean(grad * xhat)) in training,
-// where the batch's own statistics carry gradient; scale * grad with fixed statistics (both means zero).
+// The gradient that reaches a BatchNorm input in training, where the batch's own statistics carry gradient:
+// scale * (grad - mean(grad) - xhat * mean(grad * xhat)), as two multiply-adds a value. With fixed statistics it is
+// scale * grad.
 template <class T>
 struct BatchNormInputGrad {
-  T scale, mean, grad_mean, projection;  // projection = invstd^2 * mean(grad * (x - mean))
+  T scale, mean;
+  T offset, slope;  // -scale * mean(grad); -scale * invstd^2 * mean(grad * (x - mean))
 
   // The part without the input, for gradients that several elements share.
-  SEGNET_HOST_DEVICE T centered(T grad) const { return grad - grad_mean; }
-  SEGNET_HOST_DEVICE T of_centered(T centered, T x) const { return scale * (centered - (x - mean) * projection); }
+  SEGNET_HOST_DEVICE T centered(T grad) const { return grad * scale + offset; }
+  SEGNET_HOST_DEVICE T of_centered(T centered, T x) const { return centered + (x - mean) * slope; }
 
   SEGNET_HOST_DEVICE T operator()(T grad, T x) const { return of_centered(centered(grad), x); }
 };
 
-// The gradients of a BatchNorm's weight and bias, and the two means of BatchNormInputGrad, from the sums over a channel
-// of the gradient and of gradient * (x - mean). `values` is the number of pixels, not only of those summed over.
+// The gradients of a BatchNorm's weight and bias, and what BatchNormInputGrad needs, from the sums over a channel of
+// the gradient and of gradient * (x - mean). `values` is the number of pixels, not only of those summed over.
 template <class T>
 struct BatchNormGrads {
-  T weight, bias, mean, projection;
+  T weight, bias, offset, slope;
 };
 template <class T>
-SEGNET_HOST_DEVICE BatchNormGrads<T> batch_norm_grads(T sum, T product, T invstd, T values) {
-  return {product * invstd, sum, sum / values, product * invstd * invstd / values};
+SEGNET_HOST_DEVICE BatchNormGrads<T> batch_norm_grads(T sum, T product, T invstd, T scale, T values) {
+  const T share = -scale / values;
+  return {product * invstd, sum, sum * share, product * invstd * invstd * share};
 }
 
 // The sum and the sum of squared deviations from the mean of some values. Two such are merged by the distance of their
