@@ -4,9 +4,10 @@ A bench file names its ``SHAPES`` and ``DIRECTIONS`` and has one function ``buil
 that returns a :class:`Step`. For each (shape, direction) all variants are built once, their results are compared with
 plain torch ("torch"), and then they run in turn, round after round, so that a busy moment of the machine hits all of
 them alike. The medians of those rounds are what is reported, by pytest and by cpu_report.py, which finds bench files by
-their names. A turn on the CPU, unless its step is long, is one run that does not count and the mean of as many as fill
-some milliseconds: they find in the caches what the step's own runs left there, as a layer finds what the one before it
-has just written, and not what some other variant left. A bench file may also have
+their names. A turn on the CPU, unless its step is long, is the mean of as many runs as fill some milliseconds, after
+one run and as many again that do not count: they find in the caches what the step's own runs left there, as a layer
+finds what the one before it has just written, and not what some other variant left, and they do not pay for the memory
+which that one freed and malloc gives back to the system during somebody's next calls. A bench file may also have
 
     SMALL               shapes at which the overhead of a call is measured
     BFLOAT16            directions that run in bfloat16 too on the CPU
@@ -234,7 +235,9 @@ def _turn_on_cpu(step: Step) -> float:
     seconds = _time_on_cpu(step)
     if seconds >= WARM_SECONDS:
         return seconds
-    return _time_on_cpu(step, max(1, round(TURN_SECONDS / seconds)))
+    calls = max(1, round(TURN_SECONDS / seconds))
+    _time_on_cpu(step, calls)
+    return _time_on_cpu(step, calls)
 
 
 def cold_turn(step: Step) -> float:

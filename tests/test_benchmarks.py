@@ -108,7 +108,7 @@ def take(monkeypatch, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "runs_a_turn"), [(harness.TURN_SECONDS / 4, 1 + 4), (harness.TURN_SECONDS * 2, 1 + 1), (1.0, 1)]
+    ("seconds", "runs_a_turn"), [(harness.TURN_SECONDS / 4, 1 + 4 + 4), (harness.TURN_SECONDS * 2, 1 + 1 + 1), (1.0, 1)]
 )
 def test_variants_run_equally_often(monkeypatch, seconds, runs_a_turn):
     take(monkeypatch, seconds)
@@ -123,7 +123,7 @@ def test_cold_turns_are_single_runs(monkeypatch):
     take(monkeypatch, harness.TURN_SECONDS / 4)
     runs: dict[str, int] = {}
     results = measured({"ours": 1.0, "torch": 1.0}, runs, cold_budget=0.0)
-    assert runs == dict.fromkeys(runs, 2 + (5 + 1) * harness.MIN_ROUNDS)
+    assert runs == dict.fromkeys(runs, 2 + (1 + 4 + 4 + 1) * harness.MIN_ROUNDS)
     assert all(len(result.cold_seconds) == harness.MIN_ROUNDS for result in results.values())
 
 
