@@ -20,7 +20,7 @@ constexpr int kBackwardBlocks = 2;
 
 template <class scalar_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads) forward_kernel(cuda::Tiled<ForwardParams> params) {
-  constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+  constexpr int kChannels = cuda::kPixelChannels<scalar_t, kWhole>;
   const ForwardParams& p = params.op;
   const cuda::TilePlace<kChannels> place(params.tiling);
   const cuda::ChannelGroup<kChannels, kWhole> group(p.channels - place.channel);
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) forward_kernel(cuda::Tiled
   const auto transform = load_transform<scalar_t>(p.norm, group, place.channel);
   const auto* input = static_cast<const scalar_t*>(p.input) + place.channel;
   auto* output = static_cast<scalar_t*>(p.output) + place.channel;
-  cuda::walk_items<kWhole ? kPixelLoads : 1>(
+  cuda::walk_items<kPixelLoads>(
       place, params.tiling.rows, [&](int64_t pixel) { return group.load(input + pixel * p.channels); },
       [&](int64_t pixel, const auto& x) {
         cuda::Vector<scalar_t, kChannels> y;
@@ -43,10 +43,9 @@ __global__ void __launch_bounds__(cuda::kTileThreads) forward_kernel(cuda::Tiled
 }
 
 // A thread's channels of a pixel: what backward loads of it.
-template <class scalar_t>
+template <class scalar_t, int kChannels>
 struct PixelGrad {
   using acc_t = acc_type<scalar_t>;
-  static constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
   cuda::Vector<scalar_t, kChannels> x, grad_output;
 
   // The gradient that reaches the BatchNorm's result.
@@ -55,19 +54,18 @@ struct PixelGrad {
   }
 };
 
-template <class scalar_t, bool kWhole, class Use>
-SEGNET_DEVICE void walk_pixels(const cuda::Tiled<BackwardParams>& params,
-                               const cuda::TilePlace<cuda::kGroupChannels<scalar_t>>& place,
-                               const cuda::ChannelGroup<cuda::kGroupChannels<scalar_t>, kWhole>& group,
-                               const Use& use) {
+template <class scalar_t, int kChannels, bool kWhole, class Use>
+SEGNET_DEVICE void walk_pixels(const cuda::Tiled<BackwardParams>& params, const cuda::TilePlace<kChannels>& place,
+                               const cuda::ChannelGroup<kChannels, kWhole>& group, const Use& use) {
   const BackwardParams& p = params.op;
   const int64_t channels = p.shape.channels;
   const auto* input = static_cast<const scalar_t*>(p.input) + place.channel;
   const auto* grad_output = static_cast<const scalar_t*>(p.grad_output) + place.channel;
-  cuda::walk_items<kWhole ? kGradLoads : 1>(
+  cuda::walk_items<kGradLoads>(
       place, params.tiling.rows,
       [&](int64_t pixel) {
-        return PixelGrad<scalar_t>{group.load(input + pixel * channels), group.load(grad_output + pixel * channels)};
+        return PixelGrad<scalar_t, kChannels>{group.load(input + pixel * channels),
+                                              group.load(grad_output + pixel * channels)};
       },
       use);
 }
@@ -75,13 +73,13 @@ SEGNET_DEVICE void walk_pixels(const cuda::Tiled<BackwardParams>& params,
 template <class scalar_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks)
     backward_reduce_kernel(cuda::Tiled<BackwardParams> params) {
-  constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+  constexpr int kChannels = cuda::kPixelChannels<scalar_t, kWhole>;
   SEGNET_DYNAMIC_SHARED(shared);
   const cuda::TilePlace<kChannels> place(params.tiling);
   const cuda::ChannelGroup<kChannels, kWhole> group(params.op.shape.channels - place.channel);
   bn_relu_max_pool2d::sum_grads<scalar_t>(
       params, place, group, shared, [&](const auto& transform, const auto& mean, const auto& add) {
-        walk_pixels<scalar_t>(params, place, group, [&](int64_t, const PixelGrad<scalar_t>& at) {
+        walk_pixels<scalar_t>(params, place, group, [&](int64_t, const PixelGrad<scalar_t, kChannels>& at) {
 #pragma unroll
           for (int i = 0; i < kChannels; ++i) {
             add(i, at.grad(i, transform), cuda::to_acc(at.x[i]) - mean[i]);
@@ -93,7 +91,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks)
 template <class scalar_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks)
     backward_input_kernel(cuda::Tiled<BackwardParams> params) {
-  constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+  constexpr int kChannels = cuda::kPixelChannels<scalar_t, kWhole>;
   const BackwardParams& p = params.op;
   const cuda::TilePlace<kChannels> place(params.tiling);
   const cuda::ChannelGroup<kChannels, kWhole> group(p.shape.channels - place.channel);
@@ -103,7 +101,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks)
   const auto transform = load_transform<scalar_t>(p.norm, group, place.channel);
   const auto input_grad = load_input_grad<scalar_t>(p, group, place.channel);
   auto* grad_input = static_cast<scalar_t*>(p.grad_input) + place.channel;
-  walk_pixels<scalar_t>(params, place, group, [&](int64_t pixel, const PixelGrad<scalar_t>& at) {
+  walk_pixels<scalar_t>(params, place, group, [&](int64_t pixel, const PixelGrad<scalar_t, kChannels>& at) {
     cuda::Vector<scalar_t, kChannels> grad;
 #pragma unroll
     for (int i = 0; i < kChannels; ++i) {
@@ -116,35 +114,39 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks)
 void launch_forward(const cuda::Launcher& launch, DType dtype, const ForwardParams& p, int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
-    const cuda::Tiling tiling = cuda::make_tiling(dtype, p.pixels, p.channels, kPixelsPerThread, threads_to_fill);
-    const bool whole = cuda::fits_vectors<cuda::kGroupChannels<scalar_t>>(
+    const bool fits = cuda::fits_vectors<scalar_t>(
         p.channels, {p.input, p.output, p.norm.mean, p.norm.var, p.norm.weight, p.norm.bias});
-    launch(whole ? forward_kernel<scalar_t, true> : forward_kernel<scalar_t, false>, tiling.config(),
-           cuda::Tiled<ForwardParams>{p, tiling});
+    cuda::call_for_bool(fits, [&](auto whole) {
+      constexpr int kChannels = cuda::kPixelChannels<scalar_t, whole>;
+      const cuda::Tiling tiling = cuda::make_tiling(p.pixels, p.channels, kChannels, kPixelsPerThread, threads_to_fill);
+      launch(forward_kernel<scalar_t, whole>, tiling.config(), cuda::Tiled<ForwardParams>{p, tiling});
+    });
   });
 }
 
-inline cuda::Tiling sums_tiling(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
-  return cuda::make_tiling(dtype, pixels, channels, kSummedPixelsPerThread, threads_to_fill / cuda::kSumShare);
+template <class scalar_t, bool kWhole>
+cuda::Tiling sums_tiling(int64_t pixels, int64_t channels, int64_t threads_to_fill) {
+  return cuda::make_tiling(pixels, channels, cuda::kPixelChannels<scalar_t, kWhole>, kSummedPixelsPerThread,
+                           threads_to_fill / cuda::kSumShare);
 }
 
 int64_t backward_parts(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
-  return sums_tiling(dtype, pixels, channels, threads_to_fill).blocks;
+  return cuda::most_parts(dtype, [&](auto element, auto whole) {
+    return sums_tiling<decltype(element), whole>(pixels, channels, threads_to_fill);
+  });
 }
 
 void launch_backward(const cuda::Launcher& launch, DType dtype, const BackwardParams& params, int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
-    const PoolShape& shape = params.shape;
-    const cuda::Tiling sums = sums_tiling(dtype, shape.pixels(), shape.channels, threads_to_fill);
-    const cuda::Tiling writes =
-        cuda::make_tiling(dtype, shape.pixels(), shape.channels, kPixelsPerThread, threads_to_fill);
-    using bn_relu_max_pool2d::launch_grads;
-    bn_relu_max_pool2d::grads_fit_vectors<scalar_t>(params)
-        ? launch_grads<scalar_t>(launch, params, sums, writes, backward_reduce_kernel<scalar_t, true>,
-                                 backward_input_kernel<scalar_t, true>)
-        : launch_grads<scalar_t>(launch, params, sums, writes, backward_reduce_kernel<scalar_t, false>,
-                                 backward_input_kernel<scalar_t, false>);
+    const int64_t pixels = params.shape.pixels(), channels = params.shape.channels;
+    cuda::call_for_bool(bn_relu_max_pool2d::grads_fit_vectors<scalar_t>(params), [&](auto whole) {
+      constexpr int kChannels = cuda::kPixelChannels<scalar_t, whole>;
+      bn_relu_max_pool2d::launch_grads<scalar_t, kChannels>(
+          launch, params, sums_tiling<scalar_t, whole>(pixels, channels, threads_to_fill),
+          cuda::make_tiling(pixels, channels, kChannels, kPixelsPerThread, threads_to_fill),
+          backward_reduce_kernel<scalar_t, whole>, backward_input_kernel<scalar_t, whole>);
+    });
   });
 }
 

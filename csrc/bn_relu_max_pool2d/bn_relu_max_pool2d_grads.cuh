@@ -22,12 +22,10 @@ struct Transform {
   }
 };
 
-template <class scalar_t, bool kWhole>
-SEGNET_DEVICE auto load_transform(const NormParams& norm,
-                                  const cuda::ChannelGroup<cuda::kGroupChannels<scalar_t>, kWhole>& group,
+template <class scalar_t, int kChannels, bool kWhole>
+SEGNET_DEVICE auto load_transform(const NormParams& norm, const cuda::ChannelGroup<kChannels, kWhole>& group,
                                   int64_t channel) {
   using acc_t = acc_type<scalar_t>;
-  constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
   const auto load = [&](const void* vector, acc_t otherwise) {
     cuda::Vector<acc_t, kChannels> values;
     if (vector != nullptr) {
@@ -66,12 +64,11 @@ struct InputGrad {
   }
 };
 
-template <class scalar_t, bool kWhole>
-SEGNET_DEVICE auto load_input_grad(const NormedBackwardParams& p,
-                                   const cuda::ChannelGroup<cuda::kGroupChannels<scalar_t>, kWhole>& group,
+template <class scalar_t, int kChannels, bool kWhole>
+SEGNET_DEVICE auto load_input_grad(const NormedBackwardParams& p, const cuda::ChannelGroup<kChannels, kWhole>& group,
                                    int64_t channel) {
   using acc_t = acc_type<scalar_t>;
-  InputGrad<scalar_t, cuda::kGroupChannels<scalar_t>> input_grad{p.batch_statistics, {}, {}, {}};
+  InputGrad<scalar_t, kChannels> input_grad{p.batch_statistics, {}, {}, {}};
   if (p.batch_statistics) {
     input_grad.mean = group.load(static_cast<const acc_t*>(p.norm.mean) + channel);
     input_grad.grad_offset = group.load(static_cast<const acc_t*>(p.grad_offset) + channel);
@@ -150,12 +147,12 @@ __global__ void __launch_bounds__(cuda::kMergeThreads) merge_grads_kernel(Normed
 }
 
 // Launches the three kernels of a backward pass, of which the first and the last walk over the map as their tilings
-// say.
-template <class scalar_t, class Kernel>
-void launch_grads(const cuda::Launcher& launch, const NormedBackwardParams& params, const cuda::Tiling& sums,
+// say, in groups of kChannels.
+template <class scalar_t, int kChannels, class Kernel>
+void launch_grads(const cuda::Launcher& launch, NormedBackwardParams params, const cuda::Tiling& sums,
                   const cuda::Tiling& writes, Kernel reduce, Kernel input) {
   using acc_t = acc_type<scalar_t>;
-  constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+  params.parts = sums.blocks;
   launch(reduce, sums.config(cuda::reduce_bytes<acc_t, 2 * kChannels>(sums.groups * sums.rows)),
          cuda::Tiled<NormedBackwardParams>{params, sums});
   launch(merge_grads_kernel<acc_t>, cuda::merge_config(params.shape.channels, cuda::reduce_bytes<double, 2>(1)),
@@ -166,7 +163,7 @@ void launch_grads(const cuda::Launcher& launch, const NormedBackwardParams& para
 // Can threads access all maps and vectors of a backward pass by vectors?
 template <class scalar_t>
 bool grads_fit_vectors(const NormedBackwardParams& p) {
-  return cuda::fits_vectors<cuda::kGroupChannels<scalar_t>>(
+  return cuda::fits_vectors<scalar_t>(
       p.shape.channels,
       {p.grad_output, p.input, p.output, p.norm.mean, p.norm.var, p.norm.weight, p.norm.bias, p.partial_sum,
        p.partial_product, p.grad_offset, p.grad_slope, p.grad_input},

@@ -47,7 +47,7 @@ constexpr int kBackwardBlocks = !kWhole                 ? 1
 
 template <class scalar_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads) forward_kernel(cuda::Tiled<NormedForwardParams> params) {
-  constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+  constexpr int kChannels = cuda::kWindowChannels<scalar_t, kWhole>;
   const NormedForwardParams& p = params.op;
   const cuda::TilePlace<kChannels> place(params.tiling);
   const cuda::ChannelGroup<kChannels, kWhole> group(p.shape.channels - place.channel);
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) forward_kernel(cuda::Tiled
 template <class scalar_t, bool kWhole>
 struct WindowGrad {
   using acc_t = acc_type<scalar_t>;
-  static constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+  static constexpr int kChannels = cuda::kWindowChannels<scalar_t, kWhole>;
 
   int64_t corner;  // offset of this thread's channels of the first pixel
   int rows, cols;
@@ -95,7 +95,7 @@ struct WindowGrad {
 template <class scalar_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t, kWhole>)
     backward_reduce_kernel(cuda::Tiled<NormedBackwardParams> params) {
-  constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+  constexpr int kChannels = cuda::kWindowChannels<scalar_t, kWhole>;
   SEGNET_DYNAMIC_SHARED(shared);
   const NormedBackwardParams& p = params.op;
   const cuda::TilePlace<kChannels> place(params.tiling);
@@ -141,7 +141,7 @@ template <class scalar_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t, kWhole>)
     backward_input_kernel(cuda::Tiled<NormedBackwardParams> params) {
   using acc_t = acc_type<scalar_t>;
-  constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+  constexpr int kChannels = cuda::kWindowChannels<scalar_t, kWhole>;
   using Values = cuda::Vector<scalar_t, kChannels>;
   const NormedBackwardParams& p = params.op;
   const PoolShape& s = p.shape;
@@ -187,38 +187,37 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kBackwardBlocks<scalar_t, 
 void launch_forward(const cuda::Launcher& launch, DType dtype, const NormedForwardParams& p, int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
-    const cuda::Tiling tiling = cuda::window_tiling<cuda::kGroupChannels<scalar_t>>(p.shape, threads_to_fill);
-    const bool whole = cuda::fits_vectors<cuda::kGroupChannels<scalar_t>>(
+    const bool fits = cuda::fits_vectors<scalar_t>(
         p.shape.channels, {p.input, p.output, p.norm.mean, p.norm.var, p.norm.weight, p.norm.bias}, p.codes);
-    launch(whole ? forward_kernel<scalar_t, true> : forward_kernel<scalar_t, false>, tiling.config(),
-           cuda::Tiled<NormedForwardParams>{p, tiling});
+    cuda::call_for_bool(fits, [&](auto whole) {
+      const auto tiling = cuda::window_tiling<cuda::kWindowChannels<scalar_t, whole>>(p.shape, threads_to_fill);
+      launch(forward_kernel<scalar_t, whole>, tiling.config(), cuda::Tiled<NormedForwardParams>{p, tiling});
+    });
   });
 }
 
-template <class scalar_t>
+template <class scalar_t, bool kWhole>
 cuda::Tiling sums_tiling(const PoolShape& shape, int64_t threads_to_fill) {
-  return cuda::window_tiling<cuda::kGroupChannels<scalar_t>>(shape, threads_to_fill / cuda::kSumShare, {1, 64});
+  return cuda::window_tiling<cuda::kWindowChannels<scalar_t, kWhole>>(shape, threads_to_fill / cuda::kSumShare,
+                                                                      {1, 64});
 }
 
 int64_t backward_parts(DType dtype, const PoolShape& shape, int64_t threads_to_fill) {
-  int64_t parts = 0;
-  cuda::call_for_dtype(dtype,
-                       [&](auto element) { parts = sums_tiling<decltype(element)>(shape, threads_to_fill).blocks; });
-  return parts;
+  return cuda::most_parts(
+      dtype, [&](auto element, auto whole) { return sums_tiling<decltype(element), whole>(shape, threads_to_fill); });
 }
 
 void launch_backward(const cuda::Launcher& launch, DType dtype, const NormedBackwardParams& params,
                      int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
-    const PoolShape& shape = params.shape;
-    const cuda::Tiling sums = sums_tiling<scalar_t>(shape, threads_to_fill),
-                       writes = cuda::window_tiling<cuda::kGroupChannels<scalar_t>>(shape, threads_to_fill);
-    grads_fit_vectors<scalar_t>(params)
-        ? launch_grads<scalar_t>(launch, params, sums, writes, backward_reduce_kernel<scalar_t, true>,
-                                 backward_input_kernel<scalar_t, true>)
-        : launch_grads<scalar_t>(launch, params, sums, writes, backward_reduce_kernel<scalar_t, false>,
-                                 backward_input_kernel<scalar_t, false>);
+    cuda::call_for_bool(grads_fit_vectors<scalar_t>(params), [&](auto whole) {
+      constexpr int kChannels = cuda::kWindowChannels<scalar_t, whole>;
+      launch_grads<scalar_t, kChannels>(launch, params, sums_tiling<scalar_t, whole>(params.shape, threads_to_fill),
+                                        cuda::window_tiling<kChannels>(params.shape, threads_to_fill),
+                                        backward_reduce_kernel<scalar_t, whole>,
+                                        backward_input_kernel<scalar_t, whole>);
+    });
   });
 }
 

@@ -11,7 +11,7 @@ namespace segnet_ext::bn_relu_max_pool2d {
 struct TwoStageStatsParams {
   int64_t pixels, channels;
   const void* input;      // [pixels, C]
-  int64_t parts;          // stats_parts(...)
+  int64_t parts;          // stats_parts(...): room for so many, which may be more than there will be
   void* partial_sum;      // [parts, C] of acc_t; of x - origin
   void* partial_rest;     // [parts, C] of acc_t; what rounding took from partial_sum
   void* partial_squares;  // [parts, C] of acc_t; of deviations from the part's mean
@@ -19,7 +19,7 @@ struct TwoStageStatsParams {
   void* var;              // [C] of acc_t; biased
 };
 
-// Parts of the sums, for TwoStageStatsParams.
+// The most parts that the sums may be in, for TwoStageStatsParams.
 int64_t stats_parts(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill = cuda::kThreadsToFill);
 
 void launch_stats(const cuda::Launcher& launch, DType dtype, const TwoStageStatsParams& p,
@@ -55,7 +55,7 @@ struct NormedBackwardParams {
   NormParams norm;
   bool batch_statistics;  // whether mean and variance came from the batch, and so carry gradient
 
-  int64_t parts;            // backward_parts(...)
+  int64_t parts;            // backward_parts(...): room for so many
   double* partial_sum;      // [parts, C] sum of the gradient that reaches the normalised map
   double* partial_product;  // [parts, C] sum of that gradient times (input - mean)
   void* grad_offset;        // [C] of acc_t: BatchNormInputGrad's
@@ -66,7 +66,7 @@ struct NormedBackwardParams {
   void* grad_bias;    // [C] of acc_t
 };
 
-// Parts of the sums over winners, for NormedBackwardParams.
+// The most parts that the sums over winners may be in, for NormedBackwardParams.
 int64_t backward_parts(DType dtype, const PoolShape& shape, int64_t threads_to_fill = cuda::kThreadsToFill);
 
 void launch_backward(const cuda::Launcher& launch, DType dtype, const NormedBackwardParams& params,

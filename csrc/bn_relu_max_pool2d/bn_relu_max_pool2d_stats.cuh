@@ -67,7 +67,7 @@ template <class scalar_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads, kStatsBlocks)
     stats_kernel(cuda::Tiled<TwoStageStatsParams> params) {
   using acc_t = acc_type<scalar_t>;
-  constexpr int kChannels = cuda::kGroupChannels<scalar_t>, kLoads = kWhole ? kStatsLoads<scalar_t> : 1;
+  constexpr int kChannels = cuda::kPixelChannels<scalar_t, kWhole>, kLoads = kStatsLoads<scalar_t>;
   SEGNET_DYNAMIC_SHARED(shared);
   const TwoStageStatsParams& p = params.op;
   const cuda::TilePlace<kChannels> place(params.tiling);
@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads, kStatsBlocks)
     acc_t center[kChannels] = {}, sum[kChannels] = {}, squares[kChannels] = {};
     int count = 0;
     cuda::TilePlace<kChannels> firsts = place;
-    const int64_t end = place.item + kStatsLoads<scalar_t> * params.tiling.rows;
+    const int64_t end = place.item + kLoads * params.tiling.rows;
     firsts.end = end < place.end ? end : place.end;
     cuda::walk_items<kLoads>(firsts, params.tiling.rows, load, [&](int64_t, const auto& x) {
 #pragma unroll
@@ -172,29 +172,37 @@ __global__ void __launch_bounds__(cuda::kMergeThreads) merge_stats_kernel(MergeS
   }
 }
 
-inline cuda::Tiling stats_tiling(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
-  return cuda::make_tiling(dtype, pixels, channels, kStatsPixelsPerThread, threads_to_fill / cuda::kSumShare);
+template <class scalar_t, bool kWhole>
+cuda::Tiling stats_tiling(int64_t pixels, int64_t channels, int64_t threads_to_fill) {
+  return cuda::make_tiling(pixels, channels, cuda::kPixelChannels<scalar_t, kWhole>, kStatsPixelsPerThread,
+                           threads_to_fill / cuda::kSumShare);
 }
 
 int64_t stats_parts(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
-  return stats_tiling(dtype, pixels, channels, threads_to_fill).blocks;
+  return cuda::most_parts(dtype, [&](auto element, auto whole) {
+    return stats_tiling<decltype(element), whole>(pixels, channels, threads_to_fill);
+  });
 }
 
-void launch_stats(const cuda::Launcher& launch, DType dtype, const TwoStageStatsParams& p, int64_t threads_to_fill) {
+void launch_stats(const cuda::Launcher& launch, DType dtype, const TwoStageStatsParams& params,
+                  int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
     using acc_t = acc_type<scalar_t>;
-    constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
-    const cuda::Tiling tiling = stats_tiling(dtype, p.pixels, p.channels, threads_to_fill);
-    const bool whole =
-        cuda::fits_vectors<kChannels>(p.channels, {p.input, p.partial_sum, p.partial_rest, p.partial_squares});
-    const size_t shared_bytes =
-        cuda::reduce_bytes<acc_t, MomentsOf<acc_t, kChannels>::kSize>(tiling.groups * tiling.rows);
-    launch(whole ? stats_kernel<scalar_t, true> : stats_kernel<scalar_t, false>, tiling.config(shared_bytes),
-           cuda::Tiled<TwoStageStatsParams>{p, tiling});
-    launch(merge_stats_kernel<scalar_t>,
-           cuda::merge_config(p.channels, cuda::reduce_bytes<acc_t, MomentsOf<acc_t, 1>::kSize>(1)),
-           MergeStatsParams{p, tiling.items_per_block});
+    TwoStageStatsParams p = params;
+    const bool fits =
+        cuda::fits_vectors<scalar_t>(p.channels, {p.input, p.partial_sum, p.partial_rest, p.partial_squares});
+    cuda::call_for_bool(fits, [&](auto whole) {
+      const cuda::Tiling tiling = stats_tiling<scalar_t, whole>(p.pixels, p.channels, threads_to_fill);
+      p.parts = tiling.blocks;
+      constexpr int kValues = MomentsOf<acc_t, cuda::kPixelChannels<scalar_t, whole>>::kSize;
+      launch(stats_kernel<scalar_t, whole>,
+             tiling.config(cuda::reduce_bytes<acc_t, kValues>(tiling.groups * tiling.rows)),
+             cuda::Tiled<TwoStageStatsParams>{p, tiling});
+      launch(merge_stats_kernel<scalar_t>,
+             cuda::merge_config(p.channels, cuda::reduce_bytes<acc_t, MomentsOf<acc_t, 1>::kSize>(1)),
+             MergeStatsParams{p, tiling.items_per_block});
+    });
   });
 }
 

@@ -1,6 +1,8 @@
 // How kernels over channels_last maps are cut into threads. An item is what the kernel walks over: a pixel or a pooling
 // window. A thread has a group of neighbouring channels, 16 bytes of a map, and keeps to it for several items, so that
-// it loads what belongs to a channel once. A block has a tile of such groups and works on `rows` items at a time:
+// it loads what belongs to a channel once. Where channels cannot be accessed 16 bytes at a time, a group is as small as
+// it can be, so that neighbouring threads still read neighbouring addresses. A block has a tile of such groups and
+// works on `rows` items at a time:
 //
 //   threadIdx.x = row * groups + group
 //
@@ -28,9 +30,14 @@ struct ItemsPerThread {
   int64_t least, most;
 };
 
-// Channels of a thread: at least the four whose codes share a byte.
+// Channels of a group that is accessed by vectors (whole): at least the four whose codes share a byte.
 template <class scalar_t>
-constexpr int kGroupChannels = sizeof(scalar_t) < 4 ? kVectorBytes / static_cast<int>(sizeof(scalar_t)) : 4;
+constexpr int kVectorChannels = sizeof(scalar_t) < 4 ? kVectorBytes / static_cast<int>(sizeof(scalar_t)) : 4;
+// Channels of a thread that walks over pixels, and of one that walks over windows, which reads or writes codes.
+template <class scalar_t, bool kWhole>
+constexpr int kPixelChannels = kWhole ? kVectorChannels<scalar_t> : 1;
+template <class scalar_t, bool kWhole>
+constexpr int kWindowChannels = kWhole ? kVectorChannels<scalar_t> : static_cast<int>(kCodesPerByte);
 
 // Every block of a kernel that sums over its items costs a reduction and a part to be merged. Such a kernel gets this
 // share of the threads that would fill the device, two blocks to a multiprocessor, and more loads under way a thread.
@@ -61,14 +68,15 @@ inline Tiling make_tiling(int64_t items, int64_t channels, int group_channels, c
   return t;
 }
 
-// For groups of a dtype's channels.
-inline Tiling make_tiling(DType dtype, int64_t items, int64_t channels, const ItemsPerThread& limits,
-                          int64_t threads_to_fill) {
-  Tiling t{};
+// Parts that a sum over all items may be cut into, whether groups are whole or not: the blocks of
+// tiling(element, whole), called with an element of dtype and with std::true_type or std::false_type.
+template <class MakeTiling>
+int64_t most_parts(DType dtype, const MakeTiling& tiling) {
+  int64_t parts = 0;
   call_for_dtype(dtype, [&](auto element) {
-    t = make_tiling(items, channels, kGroupChannels<decltype(element)>, limits, threads_to_fill);
+    parts = std::max(tiling(element, std::true_type{}).blocks, tiling(element, std::false_type{}).blocks);
   });
-  return t;
+  return parts;
 }
 
 // A kernel's own parameters and how it is cut.
@@ -85,8 +93,9 @@ inline bool are_aligned(std::initializer_list<const void*> pointers, size_t byte
 }
 
 // Can threads access their channels of each map and vector in `maps`, and of `codes`, by vectors?
-template <int kChannels>
+template <class scalar_t>
 bool fits_vectors(int64_t channels, std::initializer_list<const void*> maps, const uint8_t* codes = nullptr) {
+  constexpr int kChannels = kVectorChannels<scalar_t>;
   return channels % kChannels == 0 && are_aligned(maps, kVectorBytes) &&
          are_aligned({codes}, kChannels / kCodesPerByte);
 }

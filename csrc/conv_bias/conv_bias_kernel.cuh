@@ -15,7 +15,7 @@ constexpr int kLoads = 4;  // vectors of 16 or 32 bytes that a thread has under 
 template <class scalar_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads) add_kernel(cuda::Tiled<AddParams> params) {
   using acc_t = acc_type<scalar_t>;
-  constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+  constexpr int kChannels = cuda::kPixelChannels<scalar_t, kWhole>;
   const AddParams& p = params.op;
   const cuda::TilePlace<kChannels> place(params.tiling);
   const cuda::ChannelGroup<kChannels, kWhole> group(p.channels - place.channel);
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) add_kernel(cuda::Tiled<Add
   }
   const auto* map = static_cast<const scalar_t*>(p.map) + place.channel;
   auto* result = static_cast<scalar_t*>(p.result) + place.channel;
-  cuda::walk_items<kWhole ? kLoads : 1>(
+  cuda::walk_items<kLoads>(
       place, params.tiling.rows, [&](int64_t pixel) { return group.load(map + pixel * p.channels); },
       [&](int64_t pixel, const auto& x) {
         cuda::Vector<scalar_t, kChannels> y;
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) add_kernel(cuda::Tiled<Add
 template <class scalar_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads) grad_kernel(cuda::Tiled<GradParams> params) {
   using acc_t = acc_type<scalar_t>;
-  constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+  constexpr int kChannels = cuda::kPixelChannels<scalar_t, kWhole>;
   SEGNET_DYNAMIC_SHARED(shared);
   const GradParams& p = params.op;
   const cuda::TilePlace<kChannels> place(params.tiling);
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) grad_kernel(cuda::Tiled<Gr
   const auto* grad_output = static_cast<const scalar_t*>(p.grad_output) + place.channel;
   acc_t sums[kChannels] = {};
   if (group.exists()) {
-    cuda::walk_items<kWhole ? kLoads : 1>(
+    cuda::walk_items<kLoads>(
         place, params.tiling.rows, [&](int64_t pixel) { return group.load(grad_output + pixel * p.channels); },
         [&](int64_t, const auto& grad) {
 #pragma unroll
@@ -99,29 +99,40 @@ __global__ void __launch_bounds__(cuda::kMergeThreads) merge_grad_kernel(GradPar
 void launch_add(const cuda::Launcher& launch, DType dtype, const AddParams& p, int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
-    constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
-    const cuda::Tiling tiling = cuda::make_tiling(dtype, p.pixels, p.channels, kPixelsPerThread, threads_to_fill);
-    const bool whole = cuda::fits_vectors<kChannels>(p.channels, {p.map, p.result, p.bias});
-    launch(whole ? add_kernel<scalar_t, true> : add_kernel<scalar_t, false>, tiling.config(),
-           cuda::Tiled<AddParams>{p, tiling});
+    cuda::call_for_bool(cuda::fits_vectors<scalar_t>(p.channels, {p.map, p.result, p.bias}), [&](auto whole) {
+      constexpr int kChannels = cuda::kPixelChannels<scalar_t, whole>;
+      const cuda::Tiling tiling = cuda::make_tiling(p.pixels, p.channels, kChannels, kPixelsPerThread, threads_to_fill);
+      launch(add_kernel<scalar_t, whole>, tiling.config(), cuda::Tiled<AddParams>{p, tiling});
+    });
   });
 }
 
-int64_t grad_parts(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
-  return cuda::make_tiling(dtype, pixels, channels, kSummedPixelsPerThread, threads_to_fill).blocks;
+template <class scalar_t, bool kWhole>
+cuda::Tiling sums_tiling(int64_t pixels, int64_t channels, int64_t threads_to_fill) {
+  return cuda::make_tiling(pixels, channels, cuda::kPixelChannels<scalar_t, kWhole>, kSummedPixelsPerThread,
+                           threads_to_fill);
 }
 
-void launch_grad(const cuda::Launcher& launch, DType dtype, const GradParams& p, int64_t threads_to_fill) {
+int64_t grad_parts(DType dtype, int64_t pixels, int64_t channels, int64_t threads_to_fill) {
+  return cuda::most_parts(dtype, [&](auto element, auto whole) {
+    return sums_tiling<decltype(element), whole>(pixels, channels, threads_to_fill);
+  });
+}
+
+void launch_grad(const cuda::Launcher& launch, DType dtype, const GradParams& params, int64_t threads_to_fill) {
   cuda::call_for_dtype(dtype, [&](auto element) {
     using scalar_t = decltype(element);
     using acc_t = acc_type<scalar_t>;
-    constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
-    const cuda::Tiling tiling = cuda::make_tiling(dtype, p.pixels, p.channels, kSummedPixelsPerThread, threads_to_fill);
-    const bool whole = cuda::fits_vectors<kChannels>(p.channels, {p.grad_output, p.partial});
-    launch(whole ? grad_kernel<scalar_t, true> : grad_kernel<scalar_t, false>,
-           tiling.config(cuda::reduce_bytes<acc_t, kChannels>(tiling.groups * tiling.rows)),
-           cuda::Tiled<GradParams>{p, tiling});
-    launch(merge_grad_kernel<scalar_t>, cuda::merge_config(p.channels, cuda::reduce_bytes<acc_t, 1>(1)), p);
+    GradParams p = params;
+    cuda::call_for_bool(cuda::fits_vectors<scalar_t>(p.channels, {p.grad_output, p.partial}), [&](auto whole) {
+      constexpr int kChannels = cuda::kPixelChannels<scalar_t, whole>;
+      const cuda::Tiling tiling = sums_tiling<scalar_t, whole>(p.pixels, p.channels, threads_to_fill);
+      p.parts = tiling.blocks;
+      launch(grad_kernel<scalar_t, whole>,
+             tiling.config(cuda::reduce_bytes<acc_t, kChannels>(tiling.groups * tiling.rows)),
+             cuda::Tiled<GradParams>{p, tiling});
+      launch(merge_grad_kernel<scalar_t>, cuda::merge_config(p.channels, cuda::reduce_bytes<acc_t, 1>(1)), p);
+    });
   });
 }
 

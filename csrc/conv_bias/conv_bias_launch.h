@@ -18,7 +18,7 @@ struct AddParams {
 // Sums over the pixels, in parts that are merged in order.
 struct GradParams {
   int64_t pixels, channels;
-  int64_t parts;            // grad_parts(...)
+  int64_t parts;            // grad_parts(...): room for so many
   const void* grad_output;  // [pixels, K]
   void* partial;            // [parts, K] of acc_t
   void* grad_bias;          // [K]

@@ -1,6 +1,8 @@
 // From run-time values to the kernels compiled for them.
 #pragma once
 
+#include <type_traits>
+
 #include "segnet_ext/dtypes.h"
 
 namespace segnet_ext::cuda {
@@ -18,6 +20,12 @@ void call_for_dtype(DType dtype, const Body& body) {
     case DType::kHalf:
       return body(half{});
   }
+}
+
+// Calls body(flag) with std::true_type or std::false_type.
+template <class Body>
+void call_for_bool(bool value, const Body& body) {
+  value ? body(std::true_type{}) : body(std::false_type{});
 }
 
 }  // namespace segnet_ext::cuda

@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) indices_to_codes_kernel(cu
 
 void launch(const cuda::Launcher& launcher, const KernelParams& p, int64_t threads_to_fill) {
   const cuda::Tiling tiling = cuda::window_tiling<kChannels>(p.shape, threads_to_fill);
-  const bool whole = cuda::fits_vectors<kChannels>(p.shape.channels, {p.indices}, p.codes);
+  const bool whole = cuda::fits_vectors<int64_t>(p.shape.channels, {p.indices}, p.codes);
   launcher(clear_kernel<KernelParams>, {dim3(1), dim3(1)}, p);
   launcher(whole ? indices_to_codes_kernel<true> : indices_to_codes_kernel<false>, tiling.config(),
            cuda::Tiled<KernelParams>{p, tiling});

@@ -14,7 +14,7 @@ struct Identity {
 
 template <class scalar_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads) forward_kernel(cuda::Tiled<ForwardParams> params) {
-  constexpr int kChannels = cuda::kGroupChannels<scalar_t>;
+  constexpr int kChannels = cuda::kWindowChannels<scalar_t, kWhole>;
   const ForwardParams& p = params.op;
   const cuda::TilePlace<kChannels> place(params.tiling);
   const cuda::ChannelGroup<kChannels, kWhole> group(p.shape.channels - place.channel);
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) forward_kernel(cuda::Tiled
 // gradient, all other pixels zero.
 template <class bits_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads) backward_kernel(cuda::Tiled<BackwardParams> params) {
-  constexpr int kChannels = cuda::kGroupChannels<bits_t>;
+  constexpr int kChannels = cuda::kWindowChannels<bits_t, kWhole>;
   using Bits = cuda::Vector<bits_t, kChannels>;
   const BackwardParams& p = params.op;
   const PoolShape& s = p.shape;
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(cuda::kTileThreads) backward_kernel(cuda::Tile
 
 template <class bits_t, bool kWhole>
 __global__ void __launch_bounds__(cuda::kTileThreads) gather_kernel(cuda::Tiled<GatherParams> params) {
-  constexpr int kChannels = cuda::kGroupChannels<bits_t>;
+  constexpr int kChannels = cuda::kWindowChannels<bits_t, kWhole>;
   using Bits = cuda::Vector<bits_t, kChannels>;
   const GatherParams& p = params.op;
   const PoolShape& s = p.shape;
@@ -95,10 +95,11 @@ template <class element_t, class Params>
 void launch_over_windows(const cuda::Launcher& launch, void (*whole)(cuda::Tiled<Params>),
                          void (*parts)(cuda::Tiled<Params>), const Params& p, std::initializer_list<const void*> maps,
                          int64_t threads_to_fill) {
-  constexpr int kChannels = cuda::kGroupChannels<element_t>;
-  const cuda::Tiling tiling = cuda::window_tiling<kChannels>(p.shape, threads_to_fill);
-  launch(cuda::fits_vectors<kChannels>(p.shape.channels, maps, p.codes) ? whole : parts, tiling.config(),
-         cuda::Tiled<Params>{p, tiling});
+  const bool fits = cuda::fits_vectors<element_t>(p.shape.channels, maps, p.codes);
+  const cuda::Tiling tiling =
+      fits ? cuda::window_tiling<cuda::kWindowChannels<element_t, true>>(p.shape, threads_to_fill)
+           : cuda::window_tiling<cuda::kWindowChannels<element_t, false>>(p.shape, threads_to_fill);
+  launch(fits ? whole : parts, tiling.config(), cuda::Tiled<Params>{p, tiling});
 }
 
 // Calls body(bits_t{}) for the type that an element is moved as.

@@ -151,8 +151,8 @@ int main() {
       }
     }
     // Several tiles of channels, the last of them narrower, and more pixels than a block has.
-    bn_relu_forward_and_backward<T>(700, 33 * cuda::kGroupChannels<T>, 1, random);
-    bias<T>(700, 33 * cuda::kGroupChannels<T>, cuda::kThreadsToFill, random);
+    bn_relu_forward_and_backward<T>(700, 33 * cuda::kVectorChannels<T>, 1, random);
+    bias<T>(700, 33 * cuda::kVectorChannels<T>, cuda::kThreadsToFill, random);
   });
   std::puts("ok");
   return 0;

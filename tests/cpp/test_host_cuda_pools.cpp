@@ -77,7 +77,7 @@ void fused_pool(const PoolShape& s, int64_t threads, Random& random) {
   for (int64_t c = 0; from_output && c < s.channels; ++c) {
     const BatchNormAffine<acc_t> affine{problem.scale[c], problem.shift[c]};
     good = inverts(affine, batch_norm_inverse(problem.mean[c], affine), norm.var[c]) ? good + 1 : 0;
-    whole_groups += good >= 2 * cuda::kGroupChannels<T>;  // however these lie, a group is among them
+    whole_groups += good >= 2 * cuda::kVectorChannels<T>;  // however these lie, a group is among them
   }
   params.norm = norm_params;
   params.batch_statistics = from_output || draw(random, 0, 1) == 1;
@@ -258,9 +258,9 @@ int main() {
     using T = decltype(zero);
     misaligned<T>(random);
     // Several tiles of channels, the last of them narrower, and more rows than a block has.
-    max_pool<T>({1, 33 * cuda::kGroupChannels<T>, 2, 43, 1, 21}, 1, random);
-    fused_pool<T>({2, 33 * cuda::kGroupChannels<T>, 3, 42, 2, 21}, cuda::kThreadsToFill, random);
-    stats<T>(3000, 33 * cuda::kGroupChannels<T>, 1, random);
+    max_pool<T>({1, 33 * cuda::kVectorChannels<T>, 2, 43, 1, 21}, 1, random);
+    fused_pool<T>({2, 33 * cuda::kVectorChannels<T>, 3, 42, 2, 21}, cuda::kThreadsToFill, random);
+    stats<T>(3000, 33 * cuda::kVectorChannels<T>, 1, random);
     stats<T>(20000, 3, 1, random);
   });
   CHECK(whole_groups > 0, "sums from outputs were not tested");
