@@ -9,8 +9,3 @@
 
 // Functions whose arguments or results are SIMD vectors must be inlined: their calling convention depends on the level.
 #define SEGNET_INLINE inline __attribute__((always_inline))
-
-// GCC notes that passing wide vectors by value depends on the instruction set; here such functions are always inlined.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
