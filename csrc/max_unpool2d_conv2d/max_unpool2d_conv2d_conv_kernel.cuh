@@ -230,8 +230,8 @@ SEGNET_DEVICE void convolve_block(const ConvParams& p) {
   }
 }
 
-template <class Traits, template <class> class Pass, int kMinBlocks>
-__global__ void __launch_bounds__(Traits::kThreads, kMinBlocks) convolve_kernel(const ConvParams p) {
+template <class Traits, template <class> class Pass>
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks) convolve_kernel(const ConvParams p) {
   if constexpr (cuda::compiled_for<Traits::kMinArch, Traits::kMaxArch>()) {
     convolve_block<Traits, Pass<Traits>>(p);
   }

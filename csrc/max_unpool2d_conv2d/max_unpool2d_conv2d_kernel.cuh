@@ -27,7 +27,7 @@ Math choose_math(DType dtype, int arch, bool allow_tf32) {
   return Math::kMultiplyAdd;
 }
 
-template <class scalar_t, Math kMath, bool kWide>
+template <class scalar_t, Math kMath, bool kWide = false>
 using ConvTraitsFor =
     ConvTraits<scalar_t, kMath,
                kMath == Math::kMultiplyAdd ? 16 * MathTraits<scalar_t, kMath>::kVec : (kWide ? 128 : 64)>;
@@ -38,24 +38,23 @@ void with_conv_traits(DType dtype, const ConvPlan& plan, const Body& body) {
   switch (dtype) {
     case DType::kHalf:
       if (plan.math == Math::kTensorCores75) {
-        return body(ConvTraitsFor<half, Math::kTensorCores75, false>{});
+        return body(ConvTraitsFor<half, Math::kTensorCores75>{});
       }
       return plan.wide ? body(ConvTraitsFor<half, Math::kTensorCores, true>{})
-                       : body(ConvTraitsFor<half, Math::kTensorCores, false>{});
+                       : body(ConvTraitsFor<half, Math::kTensorCores>{});
     case DType::kBFloat16:
       if (plan.math == Math::kMultiplyAdd) {
-        return body(ConvTraitsFor<bfloat16, Math::kMultiplyAdd, false>{});
+        return body(ConvTraitsFor<bfloat16, Math::kMultiplyAdd>{});
       }
       return plan.wide ? body(ConvTraitsFor<bfloat16, Math::kTensorCores, true>{})
-                       : body(ConvTraitsFor<bfloat16, Math::kTensorCores, false>{});
+                       : body(ConvTraitsFor<bfloat16, Math::kTensorCores>{});
     case DType::kFloat:
       if (plan.math == Math::kMultiplyAdd) {
-        return body(ConvTraitsFor<float, Math::kMultiplyAdd, false>{});
+        return body(ConvTraitsFor<float, Math::kMultiplyAdd>{});
       }
-      return plan.wide ? body(ConvTraitsFor<float, Math::kTensorCores, true>{})
-                       : body(ConvTraitsFor<float, Math::kTensorCores, false>{});
+      return body(ConvTraitsFor<float, Math::kTensorCores>{});
     case DType::kDouble:
-      return body(ConvTraitsFor<double, Math::kMultiplyAdd, false>{});
+      return body(ConvTraitsFor<double, Math::kMultiplyAdd>{});
   }
 }
 
@@ -85,7 +84,7 @@ ConvPlan plan_conv(const cuda::Launcher& launch, DType dtype, bool allow_tf32, c
   with_conv_traits(dtype, plan, [&](auto traits) {
     using Narrow = decltype(traits);
     const ConvSizes sizes = conv_sizes<Narrow>(shape, direction);
-    plan.wide = plan.math == Math::kTensorCores && sizes.columns >= 128 &&
+    plan.wide = has_wide(dtype, launch.arch()) && sizes.columns >= 128 &&
                 shape.batch * sizes.tile_rows * sizes.tile_cols * cuda::ceil_div(sizes.columns, 128) >= kBlocksWanted;
   });
   with_conv_traits(dtype, plan, [&](auto traits) {
@@ -133,8 +132,7 @@ void launch_tiled_conv(const cuda::Launcher& launch, const Shape& shape, Directi
   params.map_vectors = has_vectors<Traits::kVec>(arguments.map, sizes.channels);
   params.result_vectors = has_vectors<Traits::kOutVec>(arguments.result, sizes.columns);
   const int64_t blocks = shape.batch * sizes.tile_rows * sizes.tile_cols * sizes.column_blocks;
-  launch(has_room_for_two_wide(launch.arch()) ? convolve_kernel<Traits, Pass, Traits::kMinBlocksWithRoom>
-                                              : convolve_kernel<Traits, Pass, Traits::kMinBlocks>,
+  launch(convolve_kernel<Traits, Pass>,
          {cuda::grid_size(blocks), Traits::kThreads, static_cast<size_t>(Traits::shared_bytes(shape.kernel_size))},
          params);
 }

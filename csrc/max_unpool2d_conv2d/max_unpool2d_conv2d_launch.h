@@ -23,13 +23,21 @@ inline bool prefers_dense(Math math, int arch) {
   return math == Math::kTensorCores && arch >= 90 && arch < 120;
 }
 
-// How a convolution is tiled. `wide` blocks compute 128 channels rather than 64.
+// Whether a convolution may have wide blocks, see ConvPlan: of 16-bit elements, where a multiprocessor has shared
+// memory for two of them, 59 KiB each for a 3x3 kernel. 7.5 has 64 KiB, 8.6, 8.9 and 12.x have 100, others 164 or more.
+inline bool has_wide(DType dtype, int arch) {
+  return (dtype == DType::kHalf || dtype == DType::kBFloat16) &&
+         (arch == 80 || arch == 87 || (arch >= 90 && arch < 120));
+}
+
+// How a convolution is tiled. `wide` blocks compute 128 channels rather than 64: the map is unpooled once for twice the
+// products, by warps that multiply as those of narrow blocks do.
 //
 // - Multiply-add: narrow, limited by arithmetic and not by loads; in float64 half as many channels fit registers.
-// - Tensor cores of 7.5: narrow, as a wide block of a 3x3 kernel takes 59 of 64 KiB of shared memory, of a 5x5 kernel
-//   more.
-// - Tensor cores of 8.0: wide from 128 channels on, so that the map is unpooled once for twice the products. As long as
-//   there are two blocks for each of the 108 multiprocessors of an A100; else narrow, for more blocks.
+// - Tensor cores: wide from 128 channels on where has_wide() says so, as long as there are two blocks for each of the
+//   108 multiprocessors of an A100; else narrow, for more blocks.
+// - Where shared memory or registers (tf32) have room for one wide block only, narrow: the two or three narrow blocks
+//   of a 3x3 kernel have as many warps or more, and multiply while another one waits at a barrier.
 struct ConvPlan {
   Math math;
   bool wide;

@@ -26,12 +26,6 @@ struct MathTraits {
   static constexpr int kVec = cuda::kVectorBytes / sizeof(shared_t);  // channels moved at a time
 };
 
-// Whether a multiprocessor has shared memory for two wide blocks of the convolution, 59 KiB each: 8.6 to 8.9 and 12.x
-// have 100 KiB, and from 164 on otherwise.
-inline bool has_room_for_two_wide(int arch) {
-  return arch == 80 || (arch >= 90 && arch < 120);
-}
-
 // The convolution (forward and grad_input): a block computes a tile of kTileRows x kTileCols pixels of kBlockN
 // channels, going through the channels of the other side kChunk at a time and, inside a chunk, through the taps.
 template <class scalar_t, Math kMath, int kBlockN_>
@@ -47,13 +41,8 @@ struct ConvTraits : MathTraits<scalar_t, kMath> {
   static constexpr int kWarpRows = 4, kWarpN = 32;
   static constexpr int kThreads = Base::kIsTensorCore ? 2 * (kBlockN / kWarpN) * cuda::kWarpSize : 128;
   static_assert(Base::kIsTensorCore || kBlockN == 16 * Base::kVec);
-  // Blocks to a multiprocessor that registers are left for: no more than its shared memory has room for. Wide blocks of
-  // 16-bit elements are compiled for both sizes of it, so that architectures can be compiled from the same PTX.
-  static constexpr int kMinBlocks = kMath == Math::kTensorCores75 ? 1
-                                    : kMath == Math::kMultiplyAdd ? 2
-                                    : kThreads == 128             ? 3
-                                                                  : 1;
-  static constexpr int kMinBlocksWithRoom = kThreads > 128 && !Base::kIsTf32 ? 2 : kMinBlocks;
+  // Blocks to a multiprocessor that registers are left for: no more than its shared memory has room for.
+  static constexpr int kMinBlocks = kMath == Math::kTensorCores75 ? 1 : !Base::kIsTensorCore || kBlockN > 64 ? 2 : 3;
 
   // 64 bytes of channels, two steps of the matrix units. 16 bytes of padding a pixel let 8 neighbours (a row of
   // matrices to load) fall into all 32 banks; unlike with an XOR swizzle a tap is then one constant added to the

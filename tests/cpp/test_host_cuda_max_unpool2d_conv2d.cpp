@@ -49,7 +49,7 @@ class Run {
     for (const auto direction : {op::Direction::kForward, op::Direction::kGradInput}) {
       op::ConvPlan plan = op::plan_conv(launch_, Element<T>::kDType, allow_tf32_, problem_.shape, direction);
       convolution(direction, plan);
-      if (plan.math == op::Math::kTensorCores) {
+      if (op::has_wide(Element<T>::kDType, launch_.arch())) {
         plan.wide = true;  // whatever the sizes are
         plan.packed_bytes *= 2;
         convolution(direction, plan);
