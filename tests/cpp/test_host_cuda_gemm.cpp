@@ -156,10 +156,20 @@ double error_of(const Buffer<float>& c, const Buffer<T>& a, const Buffer<T>& b, 
         size += std::abs(product);
       }
       const double error = std::abs(c[int64_t{row} * n + column] - exact) / (size * k * 0x1p-24 + 1e-30);
-      worst = error <= worst ? worst : error;  // NaN stays
+      worst = std::isnan(worst) || error <= worst ? worst : error;  // NaN stays
     }
   }
   return worst;
+}
+
+// An element that is no number must not hide behind those after it.
+void test_error_of() {
+  Random random(2);
+  const auto a = random_values<float>(8, random), b = random_values<float>(16, random);
+  Buffer<float> c(2);
+  c[0] = NAN;
+  c[1] = 0;
+  CHECK(std::isnan(error_of(c, a, b, 1, 2, 8)), "NaN is lost");
 }
 
 template <class T, bool kNarrow, Bug kBug>
@@ -241,6 +251,7 @@ int main() {
   using namespace segnet_ext::testing;
   using segnet_ext::bfloat16;
   using segnet_ext::half;
+  test_error_of();
   test_gemm<half, false>("half");
   test_gemm<half, true>("half of 7.5");
   test_gemm<bfloat16, false>("bfloat16");
