@@ -59,6 +59,16 @@ def has_statistics(shape, training):
 CASES = [(*case, training) for case in POOL_CASES for training in (False, True) if has_statistics(case[0], training)]
 
 
+@pytest.mark.parametrize("channels", [1, 5, 7])
+@pytest.mark.parametrize("dtype", FLOATS, ids=id_of)
+def test_pad_bits_are_zero_without_an_eps(device, dtype, channels):
+    """Nothing that stands for the channels behind the last one may win, were it NaN."""
+    x = normals(2, channels, 6, 8).to(device, dtype)
+    acc = torch.float64 if dtype is torch.float64 else torch.float32
+    _, codes = bn_relu_max_pool2d(x, *parameters(channels, acc, device), eps=0.0)
+    assert_equal(codes[..., -1] >> 2 * (channels % 4), torch.zeros_like(codes[..., -1]))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", FLOATS, ids=id_of)
 @pytest.mark.parametrize(("shape", "ceil_mode", "training"), CASES, ids=id_of)

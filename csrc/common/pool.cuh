@@ -120,7 +120,7 @@ SEGNET_DEVICE void pool_windows(const Op& p, const Tiling& tiling, const TilePla
         code = wins ? static_cast<unsigned>(k) : code;
       });
       pooled[i] = from_acc<scalar_t>(best);
-      codes |= code << 2 * i;
+      codes |= (group.has(i) ? code : 0) << 2 * i;  // of absent channels nothing is known, not even a number
     }
     group.store(output + item * s.channels + place.channel, pooled);
     group.store_codes(p.codes + item * codes_bytes(s.channels) + place.channel / kCodesPerByte, codes);

@@ -147,7 +147,7 @@ class ChannelGroup {
       : count_(count < 0 ? 0 : (count < kChannels ? static_cast<int>(count) : kChannels)) {}
 
   SEGNET_DEVICE bool exists() const { return count_ > 0; }
-  SEGNET_DEVICE bool has(int i) const { return i < count_; }
+  SEGNET_DEVICE bool has(int i) const { return kWhole || i < count_; }
 
   template <class T>
   SEGNET_DEVICE Vector<T, kChannels> load(const T* from) const {
