@@ -41,6 +41,36 @@ struct VectorAccess<16> {
   using type = uint4;
 };
 
+// How threads that write rows of `kVecs` 16-byte vectors into shared memory share them out, where a row begins
+// `kStride` vectors behind the last one. Eight neighbouring threads write at a time, and in one pass if they meet all
+// 32 banks: as few rows as do that, a power of two, side by side.
+template <int kVecs, int kStride>
+class BankFreeRows {
+ public:
+  int row, vec;
+  SEGNET_DEVICE explicit BankFreeRows(int item)
+      : row(item / (kRows * kVecs) * kRows + item % kRows), vec(item / kRows % kVecs) {}
+
+  // Items of `rows` rows; of the last ones, the row may lie past the end.
+  SEGNET_DEVICE static int items(int rows) { return (rows + kRows - 1) / kRows * kRows * kVecs; }
+
+ private:
+  static constexpr int side_by_side() {
+    for (int rows = 1; rows <= 8; rows *= 2) {
+      unsigned slots = 0;
+      for (int thread = 0; thread < 8; ++thread) {
+        slots |= 1u << (thread % rows * kStride + thread / rows) % 8;
+      }
+      if (slots == 0xff && 8 / rows <= kVecs) {
+        return rows;
+      }
+    }
+    return 0;
+  }
+  static constexpr int kRows = side_by_side();
+  static_assert(kRows > 0, "threads that write meet the same banks, however they share rows out");
+};
+
 // Loads n values from an address that is aligned for all of them at once (for 16 bytes of them, where they are more).
 template <int n, class T>
 SEGNET_DEVICE Vector<T, n> load_vector(const T* from) {

@@ -91,6 +91,7 @@ void Executor::run_grid(bool descending) {
     if (fault_) {
       std::rethrow_exception(std::exchange(fault_, nullptr));
     }
+    counting().vector_bank_conflicts += shared_.take_bank_conflicts();
     ++counting().blocks;
     counting().threads += thread_count_;
   }
@@ -229,6 +230,7 @@ int Executor::barrier(bool predicate, Site site) {
     barrier_.arrived = 0;
     barrier_.votes = 0;
     ++counting().barriers;
+    counting().vector_bank_conflicts += shared_.take_bank_conflicts();
     shared_.block_barrier();
     for (unsigned warp = 0; warp * kWarp < thread_count_; ++warp) {
       make_ready(warp, warps_[warp].exists);

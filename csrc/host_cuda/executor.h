@@ -40,6 +40,9 @@ class Executor {
       misaligned(address, bytes, code);
     }
     if (shared_.claims(address)) {
+      if (bytes == SharedMemory::kVectorBytes) {
+        shared_.note_vector(address, code);
+      }
       write ? shared_.write(address, bytes, code) : shared_.read(address, bytes, code);
     } else {
       check_global(address, bytes, write, code);

@@ -57,11 +57,12 @@ Device& device();
 struct Counters {
   int64_t launches = 0, blocks = 0, threads = 0;
   int64_t barriers = 0;
-  int64_t mma = 0, mma_sparse = 0;  // one for each warp
-  int64_t ldmatrix = 0;             // likewise
-  int64_t bank_conflicts = 0;       // extra passes over the banks of shared memory that ldmatrix needed
-  int64_t async_copies = 0;         // of 16 bytes
-  int64_t switches = 0;             // from fiber to fiber
+  int64_t mma = 0, mma_sparse = 0;    // one for each warp
+  int64_t ldmatrix = 0;               // likewise
+  int64_t bank_conflicts = 0;         // extra passes over the banks of shared memory that ldmatrix needed
+  int64_t vector_bank_conflicts = 0;  // likewise, that 16-byte accesses and asynchronous copies needed
+  int64_t async_copies = 0;           // of 16 bytes
+  int64_t switches = 0;               // from fiber to fiber
 };
 Counters& counters();
 

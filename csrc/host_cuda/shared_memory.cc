@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <new>
+#include <utility>
 
 #include "host_cuda/fault.h"
 
@@ -48,6 +50,7 @@ void SharedMemory::begin_block() {
     copies_[i].under_way.clear();
     copies_[i].group = 0;
   }
+  vectors_.clear();
   block_barrier();
   block_began_ = epoch_;
 }
@@ -86,6 +89,41 @@ void SharedMemory::warp_barrier(unsigned warp, unsigned mask) {
       }
     }
   }
+}
+
+int64_t SharedMemory::take_bank_conflicts() {
+  constexpr unsigned kTogether = 8;
+  constexpr uintptr_t kVectorsInBanks = 8;  // 32 banks of 4 bytes
+  const auto instruction = [](const VectorAccess& a) { return std::pair(a.thread / kTogether, a.code); };
+  std::stable_sort(vectors_.begin(), vectors_.end(), [&](const VectorAccess& a, const VectorAccess& b) {
+    return std::pair(instruction(a), a.thread) < std::pair(instruction(b), b.thread);
+  });
+  int64_t conflicts = 0;
+  std::vector<std::vector<uintptr_t>> executions;  // of one instruction: the addresses of each, none twice
+  for (auto access = vectors_.begin(); access != vectors_.end();) {
+    const auto first = access;
+    executions.clear();
+    for (unsigned thread = ~0u, n = 0; access != vectors_.end() && instruction(*access) == instruction(*first);
+         ++access) {
+      n = access->thread == thread ? n + 1 : 0;
+      thread = access->thread;
+      if (executions.size() <= n) {
+        executions.emplace_back();
+      }
+      if (std::find(executions[n].begin(), executions[n].end(), access->address) == executions[n].end()) {
+        executions[n].push_back(access->address);
+      }
+    }
+    for (const auto& addresses : executions) {
+      int passes[kVectorsInBanks] = {};
+      for (const uintptr_t address : addresses) {
+        ++passes[address / kVectorBytes % kVectorsInBanks];
+      }
+      conflicts += *std::max_element(std::begin(passes), std::end(passes)) - 1;
+    }
+  }
+  vectors_.clear();
+  return conflicts;
 }
 
 size_t SharedMemory::offset_of(uintptr_t address, size_t bytes, const char* what, const void* code) const {
@@ -204,6 +242,7 @@ void SharedMemory::write(uintptr_t address, size_t bytes, const void* code) {
 void SharedMemory::copy_async(void* to, const void* from, const void* code) {
   const auto address = reinterpret_cast<uintptr_t>(to);
   write(address, kCopyBytes, code);
+  note_vector(address, code);
   for_each_cell(offset_of(address, kCopyBytes, "copy", code), kCopyBytes,
                 [](Cell& cell, size_t) { cell.written.thread |= kInFlight; });
   Copies& copies = copies_[thread_];

@@ -37,8 +37,16 @@ class SharedMemory {
     known_ = clocks_[thread / kWarp].known[thread % kWarp];
   }
 
+  // Remembers an access of kVectorBytes by the thread of set_thread.
+  void note_vector(uintptr_t address, const void* code) { vectors_.push_back({code, thread_, address}); }
+  // Extra passes over the banks that the accesses remembered since the last call needed. Hardware serves eight threads
+  // at a time, whose n-th accesses from the same place in the code are taken for one instruction.
+  int64_t take_bank_conflicts();
+
   void read(uintptr_t address, size_t bytes, const void* code);
   void write(uintptr_t address, size_t bytes, const void* code);
+
+  static constexpr size_t kVectorBytes = 16;
 
   // cp.async by the thread of set_thread: a null source writes zeros.
   void copy_async(void* to, const void* from, const void* code);
@@ -47,7 +55,7 @@ class SharedMemory {
 
  private:
   static constexpr size_t kGuard = 64 << 10, kMaxBytes = 256 << 10, kArenaBytes = kMaxBytes + 2 * kGuard;
-  static constexpr size_t kCopyBytes = 16, kWordBytes = 4;
+  static constexpr size_t kCopyBytes = kVectorBytes, kWordBytes = 4;
   static constexpr uint16_t kInFlight = 0x8000;  // beside the thread's number: an asynchronous copy is the writer
 
   // Time is the epoch, which begins with each block and each __syncthreads, and in it a clock for each lane, which
@@ -71,6 +79,11 @@ class SharedMemory {
   struct WarpClocks {
     uint16_t known[kWarp][kWarp];  // [lane][other]: the tick of `other` up to which `lane` has met it
     bool ticked;
+  };
+  struct VectorAccess {
+    const void* code;
+    unsigned thread;
+    uintptr_t address;
   };
   struct Copy {
     unsigned char* to;
@@ -103,6 +116,7 @@ class SharedMemory {
   std::vector<uint32_t> split_;  // of a word: the start of the block in which its bytes' cells are in use
   std::unique_ptr<WarpClocks[]> clocks_;
   std::unique_ptr<Copies[]> copies_;
+  std::vector<VectorAccess> vectors_;
   uint32_t epoch_ = 1, block_began_ = 1;
   unsigned thread_ = 0;
   const uint16_t* known_ = nullptr;  // the row of thread_

@@ -158,9 +158,9 @@ SEGNET_DEVICE void convolve_block(const ConvParams& p) {
                              (int64_t(step) * p.column_blocks + place.column_block) * Traits::kWeightElements;
       shared_t* to = weight_stages + stage * kStage;
       for (int item = thread; item < Traits::kWeightElements / Traits::kVec; item += Traits::kThreads) {
-        constexpr int kVecs = Traits::kWeightCols / Traits::kVec;
-        cuda::copy_async_16(to + item / kVecs * Traits::kWeightPitch + item % kVecs * Traits::kVec,
-                            from + item * Traits::kVec, true);
+        const cuda::BankFreeRows<Traits::kWeightCols / Traits::kVec, Traits::kWeightPitch / Traits::kVec> at(item);
+        cuda::copy_async_16(to + at.row * Traits::kWeightPitch + at.vec * Traits::kVec,
+                            from + at.row * Traits::kWeightCols + at.vec * Traits::kVec, true);
       }
     }
     cuda::copy_async_commit();

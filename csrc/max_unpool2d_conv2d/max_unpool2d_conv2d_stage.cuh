@@ -71,12 +71,12 @@ class DenseMap {
         vectors_(vectors),
         rectangle_(rectangle) {}
 
-  SEGNET_DEVICE int items() const { return rectangle_.rows * rectangle_.cols * kChunkVecs; }
+  SEGNET_DEVICE int items() const { return Place::items(rectangle_.rows * rectangle_.cols); }
 
   SEGNET_DEVICE Item load(int item, int first_channel) const {
-    const int pixel = item / kChunkVecs;
-    const int row = rectangle_.row + pixel / rectangle_.cols, col = rectangle_.col + pixel % rectangle_.cols;
-    const int channel = first_channel + item % kChunkVecs * Traits::kVec;
+    const Place place(item);
+    const int row = rectangle_.row + place.row / rectangle_.cols, col = rectangle_.col + place.row % rectangle_.cols;
+    const int channel = first_channel + place.vec * Traits::kVec;
     if (row < 0 || row >= height_ || col < 0 || col >= width_) {
       return {};
     }
@@ -84,10 +84,15 @@ class DenseMap {
   }
 
   SEGNET_DEVICE void store(int item, const Item& loaded, shared_t* tile) const {
-    cuda::store_vector(tile + item / kChunkVecs * kPitch + item % kChunkVecs * Traits::kVec, loaded.values);
+    const Place place(item);
+    if (place.row < rectangle_.rows * rectangle_.cols) {
+      cuda::store_vector(tile + place.row * kPitch + place.vec * Traits::kVec, loaded.values);
+    }
   }
 
  private:
+  using Place = cuda::BankFreeRows<kChunkVecs, kPitch / Traits::kVec>;  // of a pixel
+
   const typename Traits::scalar_t* image_;
   int height_, width_, channels_;
   bool vectors_;
@@ -120,12 +125,12 @@ class UnpooledMap {
     codes_ = codes + windows * codes_bytes(shape.in_channels);
   }
 
-  SEGNET_DEVICE int items() const { return window_rows_ * window_cols_ * kChunkVecs; }
+  SEGNET_DEVICE int items() const { return Place::items(window_rows_ * window_cols_); }
 
   SEGNET_DEVICE Item load(int item, int first_channel) const {
-    const int window = item / kChunkVecs;
-    const int row = (row_ >> 1) + window / window_cols_, col = (col_ >> 1) + window % window_cols_;
-    const int channel = first_channel + item % kChunkVecs * Traits::kVec;
+    const Place place(item);
+    const int row = (row_ >> 1) + place.row / window_cols_, col = (col_ >> 1) + place.row % window_cols_;
+    const int channel = first_channel + place.vec * Traits::kVec;
     const int channels = static_cast<int>(shape_.in_channels);
     if (row < 0 || row >= shape_.pooled_height || col < 0 || col >= shape_.pooled_width || channel >= channels) {
       return {};
@@ -150,24 +155,26 @@ class UnpooledMap {
   }
 
   SEGNET_DEVICE void store(int item, const Item& loaded, shared_t* tile) const {
-    const int window = item / kChunkVecs;
-    // The first window's first row or column may lie outside the rectangle.
-    const int row = 2 * (window / window_cols_) - (row_ & 1), col = 2 * (window % window_cols_) - (col_ & 1);
+    const Place place(item);
+    // The first window's first row or column may lie outside the rectangle, and so does a window past the last one.
+    const int row = 2 * (place.row / window_cols_) - (row_ & 1), col = 2 * (place.row % window_cols_) - (col_ & 1);
 #pragma unroll
-    for (int place = 0; place < 4; ++place) {
-      const int r = row + (place >> 1), c = col + (place & 1);
+    for (int code = 0; code < 4; ++code) {
+      const int r = row + (code >> 1), c = col + (code & 1);
       if (r >= 0 && r < rows_ && c >= 0 && c < cols_) {
         cuda::Vector<shared_t, Traits::kVec> pixel;
 #pragma unroll
         for (int i = 0; i < Traits::kVec; ++i) {
-          pixel[i] = static_cast<int>(loaded.codes >> (2 * i) & 3) == place ? loaded.values[i] : shared_t{};
+          pixel[i] = static_cast<int>(loaded.codes >> (2 * i) & 3) == code ? loaded.values[i] : shared_t{};
         }
-        cuda::store_vector(tile + (r * cols_ + c) * kPitch + item % kChunkVecs * Traits::kVec, pixel);
+        cuda::store_vector(tile + (r * cols_ + c) * kPitch + place.vec * Traits::kVec, pixel);
       }
     }
   }
 
  private:
+  using Place = cuda::BankFreeRows<kChunkVecs, 2 * kPitch / Traits::kVec>;  // of a window, whose pixels lie two apart
+
   const Shape& shape_;  // a kernel's parameters, which take no registers
   const typename Traits::scalar_t* pooled_;
   const uint8_t* codes_;

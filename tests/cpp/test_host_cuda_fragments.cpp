@@ -3,6 +3,7 @@
 // b_i, c_i for the elements of a lane's fragments from its first register's low bits up. The host bodies were not
 // written from these formulas.
 #include "cuda/ptx.cuh"
+#include "cuda/vector.cuh"
 #include "host_cuda_testing.h"
 
 namespace segnet_ext::testing {
@@ -307,6 +308,29 @@ void test_bank_conflicts() {
   }
 }
 
+// Eight threads at a time, by vectors and by asynchronous copies.
+void test_vector_bank_conflicts() {
+  Buffer<unsigned char> source(16);
+  host_cuda::Buffers buffers;
+  buffers.read(source.data(), 16, "source");
+  for (const int stride : {16, 32, 64, 80, 128, 144}) {
+    const unsigned char* from = source.data();
+    const auto conflicts = [=](auto write) {
+      host_cuda::counters() = {};
+      host_cuda::launch(1, 32, 8192, [=] {
+        SEGNET_DYNAMIC_SHARED(shared);
+        write(shared + stride * static_cast<int>(threadIdx.x));
+      });
+      return static_cast<int>(host_cuda::counters().vector_bank_conflicts);
+    };
+    const int expected = stride == 32 ? 4 : stride == 64 ? 12 : stride == 128 ? 28 : 0;
+    const int stores = conflicts([](auto* to) { cuda::store_vector(to, cuda::Vector<unsigned char, 16>{}); });
+    CHECK(stores == expected, "stride %d: %d conflicts of stores", stride, stores);
+    const int copies = conflicts([=](auto* to) { cuda::copy_async_16(to, from, true); });
+    CHECK(copies == expected, "stride %d: %d conflicts of copies", stride, copies);
+  }
+}
+
 // No numbers, and floats that are no tf32.
 void test_numbers() {
   Buffer<Fragments> all(3);
@@ -347,6 +371,7 @@ int main() {
   test_metadata<1>();
   test_loads();
   test_bank_conflicts();
+  test_vector_bank_conflicts();
   test_numbers();
   return 0;
 }
