@@ -1,10 +1,7 @@
 // The walk over pooling windows that the pool kernels share.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 
 #include "common/pool_shape.h"
 #include "common/tiling.cuh"
@@ -15,10 +12,8 @@ namespace segnet_ext::cuda {
 // How a walk over all windows is cut into threads that have kChannels channels each.
 template <int kChannels>
 Tiling window_tiling(const PoolShape& shape, int64_t threads_to_fill, const ItemsPerThread& limits = {1, 8}) {
-  if (std::max(shape.height, shape.width) > INT32_MAX) {
-    throw std::runtime_error("a map on CUDA must have at most 2147483647 rows and columns, got " +
-                             std::to_string(shape.height) + " and " + std::to_string(shape.width));
-  }
+  check_extent("rows", shape.height);
+  check_extent("columns", shape.width);
   return make_tiling(shape.pooled_rows() * shape.pooled_width, shape.channels, kChannels, limits, threads_to_fill);
 }
 

@@ -25,6 +25,15 @@ inline unsigned grid_size(int64_t blocks) {
   return static_cast<unsigned>(blocks);
 }
 
+// A map's rows, columns or channels, which kernels count by 32-bit numbers; a tile may end past the last one.
+inline void check_extent(const char* name, int64_t extent) {
+  constexpr int64_t kMost = INT32_MAX - 1024;
+  if (extent > kMost) {
+    throw std::runtime_error(std::string("a map on CUDA must have at most ") + std::to_string(kMost) + " " + name +
+                             ", got " + std::to_string(extent));
+  }
+}
+
 inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }

@@ -60,7 +60,7 @@ void with_conv_traits(DType dtype, const ConvPlan& plan, const Body& body) {
 
 struct ConvSizes {
   int64_t channels, columns;  // summed over, and computed
-  int64_t chunks, column_blocks, tile_rows, tile_cols;
+  int64_t chunks, column_blocks, tile_rows, tile_cols, blocks;
   int64_t packed_elements;
 };
 
@@ -73,19 +73,37 @@ ConvSizes conv_sizes(const Shape& shape, Direction direction) {
   sizes.column_blocks = cuda::ceil_div(sizes.columns, Traits::kBlockN);
   sizes.tile_rows = cuda::ceil_div(shape.height, Traits::kTileRows);
   sizes.tile_cols = cuda::ceil_div(shape.width, Traits::kTileCols);
+  sizes.blocks = shape.batch * sizes.tile_rows * sizes.tile_cols * sizes.column_blocks;
   sizes.packed_elements = sizes.chunks * shape.taps() * sizes.column_blocks * Traits::kWeightElements;
   return sizes;
+}
+
+// Whether a multiprocessor has shared memory for two blocks of a convolution, where one may ask for `limit` bytes: all
+// but what is set aside for it.
+template <class Traits>
+bool fits_twice(int64_t limit, int64_t kernel_size) {
+  constexpr int64_t kSetAside = 1024;
+  const int64_t bytes = Traits::shared_bytes(kernel_size);
+  return bytes <= limit && 2 * (bytes + kSetAside) <= limit + kSetAside;
+}
+
+// Kernels count rows, columns and channels by 32-bit numbers.
+void check_extents(const Shape& shape) {
+  cuda::check_extent("rows", shape.height);
+  cuda::check_extent("columns", shape.width);
+  cuda::check_extent("channels", std::max(shape.in_channels, shape.out_channels));
 }
 
 ConvPlan plan_conv(const cuda::Launcher& launch, DType dtype, bool allow_tf32, const Shape& shape,
                    Direction direction) {
   constexpr int64_t kBlocksWanted = 216;
-  ConvPlan plan{choose_math(dtype, launch.arch(), allow_tf32), false, false, 0};
+  check_extents(shape);
+  ConvPlan plan{choose_math(dtype, launch.arch(), allow_tf32), true, false, 0};
   with_conv_traits(dtype, plan, [&](auto traits) {
-    using Narrow = decltype(traits);
-    const ConvSizes sizes = conv_sizes<Narrow>(shape, direction);
-    plan.wide = has_wide(dtype, launch.arch()) && sizes.columns >= 128 &&
-                shape.batch * sizes.tile_rows * sizes.tile_cols * cuda::ceil_div(sizes.columns, 128) >= kBlocksWanted;
+    using Traits = decltype(traits);  // of wide blocks, where there are such
+    const ConvSizes sizes = conv_sizes<Traits>(shape, direction);
+    plan.wide = Traits::kIsWide && sizes.columns >= Traits::kBlockN && sizes.blocks >= kBlocksWanted &&
+                fits_twice<Traits>(launch.shared_limit(), shape.kernel_size);
   });
   with_conv_traits(dtype, plan, [&](auto traits) {
     using Traits = decltype(traits);
@@ -131,10 +149,10 @@ void launch_tiled_conv(const cuda::Launcher& launch, const Shape& shape, Directi
   params.tile_cols = static_cast<int>(sizes.tile_cols);
   params.map_vectors = has_vectors<Traits::kVec>(arguments.map, sizes.channels);
   params.result_vectors = has_vectors<Traits::kOutVec>(arguments.result, sizes.columns);
-  const int64_t blocks = shape.batch * sizes.tile_rows * sizes.tile_cols * sizes.column_blocks;
-  launch(convolve_kernel<Traits, Pass>,
-         {cuda::grid_size(blocks), Traits::kThreads, static_cast<size_t>(Traits::shared_bytes(shape.kernel_size))},
-         params);
+  launch(
+      convolve_kernel<Traits, Pass>,
+      {cuda::grid_size(sizes.blocks), Traits::kThreads, static_cast<size_t>(Traits::shared_bytes(shape.kernel_size))},
+      params);
 }
 
 void launch_conv(const cuda::Launcher& launch, DType dtype, const ConvPlan& plan, const Shape& shape,
@@ -186,6 +204,7 @@ void with_grad_weight_traits(DType dtype, Math math, const Body& body) {
 GradWeightPlan plan_grad_weight(const cuda::Launcher& launch, DType dtype, bool allow_tf32, const Shape& shape) {
   constexpr int64_t kBlocksWanted = 512;          // about four for each multiprocessor of a large GPU
   constexpr int64_t kPartialElements = 16 << 20;  // 64 MiB of float32 parts at most, but for a single one
+  check_extents(shape);
   GradWeightPlan plan{};
   plan.math = choose_math(dtype, launch.arch(), allow_tf32);
   with_grad_weight_traits(dtype, plan.math, [&](auto traits) {

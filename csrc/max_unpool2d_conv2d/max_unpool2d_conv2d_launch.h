@@ -23,21 +23,15 @@ inline bool prefers_dense(Math math, int arch) {
   return math == Math::kTensorCores && arch >= 90 && arch < 120;
 }
 
-// Whether a convolution may have wide blocks, see ConvPlan: of 16-bit elements, where a multiprocessor has shared
-// memory for two of them, 59 KiB each for a 3x3 kernel. 7.5 has 64 KiB, 8.6, 8.9 and 12.x have 100, others 164 or more.
-inline bool has_wide(DType dtype, int arch) {
-  return (dtype == DType::kHalf || dtype == DType::kBFloat16) &&
-         (arch == 80 || arch == 87 || (arch >= 90 && arch < 120));
-}
-
 // How a convolution is tiled. `wide` blocks compute 128 channels rather than 64: the map is unpooled once for twice the
 // products, by warps that multiply as those of narrow blocks do.
 //
 // - Multiply-add: narrow, limited by arithmetic and not by loads; in float64 half as many channels fit registers.
-// - Tensor cores: wide from 128 channels on where has_wide() says so, as long as there are two blocks for each of the
-//   108 multiprocessors of an A100; else narrow, for more blocks.
-// - Where shared memory or registers (tf32) have room for one wide block only, narrow: the two or three narrow blocks
-//   of a 3x3 kernel have as many warps or more, and multiply while another one waits at a barrier.
+// - Tensor cores, 16-bit elements: wide from 128 channels on where a multiprocessor has shared memory for two wide
+//   blocks (59 KiB each for a 3x3 kernel, 78 for 7x7: on 8.0 and not on 8.6, 8.9 and 12.x), as long as there are two of
+//   them for each of the 108 multiprocessors of an A100; else narrow, for more blocks.
+// - Where there is room for a single wide block only, by shared memory or (tf32) by registers, narrow: the two or three
+//   narrow blocks of a 3x3 kernel have as many warps or more, and multiply while another one waits at a barrier.
 struct ConvPlan {
   Math math;
   bool wide;
@@ -62,8 +56,8 @@ struct ConvArguments {
 void launch_conv(const cuda::Launcher& launch, DType dtype, const ConvPlan& plan, const Shape& shape,
                  Direction direction, const ConvArguments& arguments);
 
-// How grad_weight is split. By the sizes alone, so that the order of its sums, and its result, is the same on every
-// GPU.
+// How grad_weight is split. By the sizes and by what multiplies, so that GPUs that multiply alike add up in the same
+// order.
 struct GradWeightPlan {
   Math math;
   int64_t tile_rows, tile_cols, k_blocks, c_blocks, tap_groups, splits;

@@ -36,13 +36,15 @@ struct ConvTraits : MathTraits<scalar_t, kMath> {
   // Rows of 16 pixels, since that is what one matrix instruction multiplies.
   static constexpr int kTileRows = 8, kTileCols = 16;
   static constexpr int kBlockN = kBlockN_;
+  static constexpr bool kIsWide = kBlockN > 64;
   // A warp computes 4 rows of 16 pixels x 32 channels: 64 accumulators a thread, 6 loads of fragments for 16 products.
   // Without matrix units a thread computes 8 pixels x two vectors of channels: 64 accumulators (32 in float64).
   static constexpr int kWarpRows = 4, kWarpN = 32;
   static constexpr int kThreads = Base::kIsTensorCore ? 2 * (kBlockN / kWarpN) * cuda::kWarpSize : 128;
   static_assert(Base::kIsTensorCore || kBlockN == 16 * Base::kVec);
-  // Blocks to a multiprocessor that registers are left for: no more than its shared memory has room for.
-  static constexpr int kMinBlocks = kMath == Math::kTensorCores75 ? 1 : !Base::kIsTensorCore || kBlockN > 64 ? 2 : 3;
+  // Blocks of a 3x3 kernel that registers are left for: as many as the largest shared memory of such multiprocessors
+  // has room for, 164 KiB; where there is less, fewer run, with registers to spare.
+  static constexpr int kMinBlocks = kMath == Math::kTensorCores75 ? 1 : !Base::kIsTensorCore || kIsWide ? 2 : 3;
 
   // 64 bytes of channels, two steps of the matrix units. 16 bytes of padding a pixel let 8 neighbours (a row of
   // matrices to load) fall into all 32 banks; unlike with an XOR swizzle a tap is then one constant added to the

@@ -1,4 +1,7 @@
 // The CUDA kernels of max_unpool2d_conv2d, executed on the host, against their definitions.
+#include <cstring>
+#include <stdexcept>
+
 #include "cuda/launch.h"
 #include "max_unpool2d_conv2d/max_unpool2d_conv2d_kernel.cuh"
 #include "max_unpool2d_conv2d_problem.h"
@@ -49,7 +52,7 @@ class Run {
     for (const auto direction : {op::Direction::kForward, op::Direction::kGradInput}) {
       op::ConvPlan plan = op::plan_conv(launch_, Element<T>::kDType, allow_tf32_, problem_.shape, direction);
       convolution(direction, plan);
-      if (op::has_wide(Element<T>::kDType, launch_.arch())) {
+      if (plan.math == op::Math::kTensorCores && sizeof(T) == 2) {
         plan.wide = true;  // whatever the sizes are
         plan.packed_bytes *= 2;
         convolution(direction, plan);
@@ -109,14 +112,52 @@ op::Shape random_shape(Random& random, int64_t kernel_size) {
   return s;
 }
 
+// A map of so many tiles that wide blocks are chosen, with a second block of columns that is not full.
+void wide(op::Direction direction, Random& random) {
+  const bool forward = direction == op::Direction::kForward;
+  const int64_t channels = forward ? 8 : 136;
+  const op::Shape shape{1, channels, 36, 96, 144 - channels, 72, 192, 3};
+  const cuda::Launcher launch(80, 163 * kKib);
+  const op::ConvPlan plan = op::plan_conv(launch, DType::kHalf, /*allow_tf32=*/false, shape, direction);
+  CHECK(plan.wide && !plan.direct, "wide blocks are chosen");
+  Run<half>(launch, /*allow_tf32=*/false, shape, random).convolution(direction, plan);
+}
+
+// What is chosen for 136 channels and as many tiles as it takes.
+op::ConvPlan large_plan(int arch, int64_t shared_limit, DType dtype, int64_t kernel_size) {
+  return op::plan_conv(cuda::Launcher(arch, shared_limit), dtype, /*allow_tf32=*/true,
+                       {8, 136, 180, 240, 136, 360, 480, kernel_size}, op::Direction::kForward);
+}
+
+void plans() {
+  CHECK(large_plan(80, 163 * kKib, DType::kHalf, 7).wide, "two wide blocks of 7x7 fit");
+  const op::ConvPlan large = large_plan(80, 163 * kKib, DType::kHalf, 19);
+  CHECK(!large.wide && !large.direct, "a narrow block of 19x19 fits, a wide one does not");
+  CHECK(large_plan(80, 163 * kKib, DType::kHalf, 101).direct, "no block of 101x101 fits");
+  CHECK(!large_plan(86, 99 * kKib, DType::kHalf, 3).wide, "two wide blocks do not fit 100 KiB");
+  CHECK(!large_plan(80, 163 * kKib, DType::kFloat, 3).wide, "tf32 has no wide blocks");
+  CHECK(!large_plan(75, 64 * kKib, DType::kHalf, 3).wide, "7.5 has no wide blocks");
+  const cuda::Launcher launch(80, 163 * kKib);
+  try {
+    op::plan_conv(launch, DType::kHalf, false, {1, 4, 1, int64_t{1} << 31, 4, 1, int64_t{1} << 32, 3},
+                  op::Direction::kForward);
+    CHECK(false, "a map of 2^32 columns is accepted");
+  } catch (const std::runtime_error& error) {
+    CHECK(std::strstr(error.what(), "columns, got 4294967296") != nullptr, "%s", error.what());
+  }
+}
+
 }  // namespace
 
 int main() {
   Random random(1);
+  plans();
+  wide(op::Direction::kForward, random);
+  wide(op::Direction::kGradInput, random);
   for (const auto& [arch, shared_limit, allow_tf32] :
        {std::tuple(80, 163 * kKib, true), std::tuple(80, 163 * kKib, false), std::tuple(75, 64 * kKib, false)}) {
     const cuda::Launcher launch(arch, shared_limit);
-    for (const int64_t kernel_size : {3, 3, 1, 5}) {
+    for (const int64_t kernel_size : {3, 3, 1, 5, 7}) {
       for_every_dtype([&](auto, auto zero) {
         Run<decltype(zero)> run(launch, allow_tf32, random_shape(random, kernel_size), random);
         run.convolutions();
