@@ -1,5 +1,6 @@
 // torch's convolutions of stride 1 with the padding that keeps the size, for an odd square kernel; cuDNN's on CUDA.
-// There they are told to be deterministic: cuDNN may sum gradients by atomics, in an order of its own.
+// There they are told to be deterministic, but for convolve_bias_relu: cuDNN may sum gradients by atomics, in an order
+// of its own.
 #pragma once
 
 #include <ATen/core/Tensor.h>
