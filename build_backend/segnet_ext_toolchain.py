@@ -202,6 +202,18 @@ def gencode_flags(archs: Sequence[tuple[int, int]]) -> list[str]:
     return [f"-gencode=arch=compute_{ptx},code={code}" for ptx, code in pairs]
 
 
+def usable_gencode(gencode: Sequence[str]) -> list[str]:
+    """`gencode` as a user has asked for it, without PTX for GPUs that would misread it.
+
+    Which kernel of an operation runs is decided by the GPU: from 8.0 on, one whose code is empty in PTX of 7.5. A GPU
+    that no other code is for then says so itself.
+    """
+    old = [number for number in map(int, re.findall(r"code=(?:sm|compute)_(\d+)", " ".join(gencode))) if number < 75]
+    if old:
+        raise ToolchainError(f"segnet_ext needs compute capability 7.5 or newer, got {min(old) / 10}")
+    return [flag for flag in gencode if not flag.endswith("code=compute_75")]
+
+
 def archs_text(gencode: Sequence[str]) -> str:
     """The compute capabilities that such flags make machine code for: 7.5;8.0."""
     found = {(int(major), int(minor)) for major, minor in re.findall(r"\bsm_(\d+)(\d)", " ".join(gencode))}

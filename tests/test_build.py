@@ -254,6 +254,18 @@ def test_machine_code_is_made_from_few_ptx(toolchain: ModuleType):
     assert toolchain.archs_text(["-gencode=arch=compute_90a,code=sm_90a"]) == "9.0"
 
 
+def test_later_gpus_get_no_ptx_in_which_their_kernels_are_empty(toolchain: ModuleType):
+    def flags(*pairs):
+        return [f"-gencode=arch=compute_{ptx},code={code}" for ptx, code in pairs]
+
+    turing = flags(("75", "compute_75"), ("75", "sm_75"))
+    assert toolchain.usable_gencode(turing) == turing[1:]
+    later = flags(("80", "compute_80"), ("80", "sm_80"), ("90a", "sm_90a"))
+    assert toolchain.usable_gencode(later) == later
+    with pytest.raises(toolchain.ToolchainError, match=r"7\.5 or newer, got 7\.0"):
+        toolchain.usable_gencode(later + flags(("70", "sm_70")))
+
+
 @pytest.mark.parametrize("cuda", [False, True])
 def test_each_source_is_compiled_once(tmp_path: Path, toolchain: ModuleType, cuda: bool):
     sources = toolchain.merged_sources(cuda, tmp_path)

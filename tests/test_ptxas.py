@@ -65,6 +65,7 @@ def test_every_kernel_is_launched_somewhere(toolkit, op):
 
 def test_the_table_is_that_of_these_sources():
     assert ptxas_report.is_current(), "run python benchmarks/ptxas_report.py"
+    assert "Spills and stacks in local memory: none" in ptxas_report.TABLE.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

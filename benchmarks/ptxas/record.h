@@ -7,8 +7,10 @@
 #include "cuda/launch.h"
 #include "segnet_ext/dtypes.h"
 
-// What a kernel that compiles to nothing looks like in the object file.
-extern "C" __global__ void segnet_ext_empty_kernel() {}
+// What a kernel for other architectures looks like in the object file.
+extern "C" __global__ void segnet_ext_empty_kernel() {
+  segnet_ext::cuda::trap();
+}
 
 namespace segnet_ext::record {
 

@@ -39,7 +39,7 @@ constexpr int kPixelChannels = kWhole ? kVectorChannels<scalar_t> : 1;
 template <class scalar_t, bool kWhole>
 constexpr int kWindowChannels = kWhole ? kVectorChannels<scalar_t> : static_cast<int>(kCodesPerByte);
 
-// Every block of a kernel that sums over its items costs a reduction and a part to be merged. Such a kernel gets this
+// Every block of a kernel that sums over its items costs a reduction and a part to be merged. BatchNorm's get this
 // share of the threads that would fill the device, two blocks to a multiprocessor, and more loads under way a thread.
 constexpr int64_t kSumShare = 4;
 

@@ -24,13 +24,20 @@ namespace segnet_ext::cuda {
 constexpr int kWarpSize = 32;
 
 // Is this the compilation for an architecture of at least kMin and below kMax (75 stands for 7.5)? Kernels whose traits
-// belong to other architectures compile to nothing. True on the host, which executes them all.
+// belong to other architectures compile to trap(). True on the host, which executes them all.
 template <int kMin, int kMax = 10000>
 SEGNET_DEVICE constexpr bool compiled_for() {
 #if defined(__CUDA_ARCH__)
   return __CUDA_ARCH__ >= 10 * kMin && __CUDA_ARCH__ < 10 * kMax;
 #else
   return true;
+#endif
+}
+
+// Ends a kernel that should not have been started, with an error instead of a result that was never written.
+SEGNET_DEVICE void trap() {
+#if defined(__CUDA_ARCH__)
+  __trap();
 #endif
 }
 

@@ -234,6 +234,8 @@ template <class Traits, template <class> class Pass>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks) convolve_kernel(const ConvParams p) {
   if constexpr (cuda::compiled_for<Traits::kMinArch, Traits::kMaxArch>()) {
     convolve_block<Traits, Pass<Traits>>(p);
+  } else {
+    cuda::trap();
   }
 }
 

@@ -228,6 +228,8 @@ template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads) grad_weight_kernel(const GradWeightParams p) {
   if constexpr (cuda::compiled_for<Traits::kMinArch, Traits::kMaxArch>()) {
     grad_weight_block<Traits>(p);
+  } else {
+    cuda::trap();
   }
 }
 
