@@ -1,5 +1,10 @@
 """What only the CUDA side has, executed on the host: kinds of GPU, tf32, tiles that do not fit."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import emulation
 import pytest
 import torch
@@ -64,6 +69,24 @@ def test_a_kernel_whose_tile_does_not_fit(device, set_gpu, dtype):
         run(max_unpool2d_conv2d, *given), run(reference.max_unpool2d_conv2d, *given), strict=True
     ):
         assert_equal(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("choice", "what"), [("", "nan"), ("fused", "inf"), ("dense", "ValueError: SEGNET_EXT_CUDA_CONV")]
+)
+def test_products_are_not_left_to_cudnn_on_demand(device, set_gpu, choice, what):
+    """Told apart by an infinite weight: of the zeros of an unpooled map it makes NaN, in a fused kernel without tiles
+    it does not meet them."""
+    script = """
+import emulation, torch
+emulation.load().set_host_device(90, 1024)
+x, weight = torch.ones(1, 4, 2, 2).half(), torch.full((4, 4, 3, 3), torch.inf).half()
+codes = torch.zeros(1, 2, 2, 1, dtype=torch.uint8)
+print(emulation.load().max_unpool2d_conv2d_forward(x, codes, weight, None, 4, 4, False).max().item())
+"""
+    environment = {**os.environ, "SEGNET_EXT_CUDA_CONV": choice, "PYTHONPATH": str(Path(__file__).parent)}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert what in (ended.stdout or ended.stderr)
 
 
 def cut(x: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,8 @@
 #include <ATen/ops/empty.h>
 
+#include <cstdlib>
+#include <string>
+
 #include "common/convolution.h"
 #include "common/cuda_context.h"
 #include "common/tf32.h"
@@ -33,9 +36,22 @@ void run_fused(const Shape& shape, Direction direction, const at::Tensor& map, c
   launch_conv(context.launcher(), dtype, plan, shape, direction, arguments);
 }
 
+// Whether nothing is to be left to cuDNN, SEGNET_EXT_CUDA_CONV=fused: for less memory, and to test the fused kernels on
+// a GPU that has a faster way.
+bool is_always_fused() {
+  static const bool always = [] {
+    const char* text = std::getenv("SEGNET_EXT_CUDA_CONV");
+    const std::string choice = text == nullptr ? "" : text;
+    TORCH_CHECK_VALUE(choice.empty() || choice == "fused", "SEGNET_EXT_CUDA_CONV must be fused or unset, got '", choice,
+                      "'");
+    return !choice.empty();
+  }();
+  return always;
+}
+
 bool is_dense(const at::Tensor& map) {
   const int arch = CudaContext(map).launcher().arch();
-  return prefers_dense(choose_math(to_dtype(map.scalar_type()), arch, allow_tf32()), arch);
+  return !is_always_fused() && prefers_dense(choose_math(to_dtype(map.scalar_type()), arch, allow_tf32()), arch);
 }
 
 PoolShape pool_of(const Shape& shape) {

@@ -24,8 +24,9 @@ def max_unpool2d_conv2d(
 
     The unpooled map, three quarters zeros, is never made, and on the CPU its zeros are not multiplied. Backward keeps
     the pooled map and the codes (and the output, with ``relu``). Sums run in float32 for the half types. On CUDA 9.0
-    and 10.0 the half types, and float32 where torch lets convolutions use tf32, are convolved by cuDNN: faster there,
-    although the unpooled map is made for the moment.
+    to 11.x the half types, and float32 where torch lets convolutions use tf32, are convolved by cuDNN: faster there,
+    although the unpooled map is made for the moment. The environment variable ``SEGNET_EXT_CUDA_CONV=fused``, read
+    once, leaves nothing to it.
 
     Args:
         input: pooled map [N, C, OH, OW]; float32, float64, bfloat16 or float16; any layout (channels_last is not
