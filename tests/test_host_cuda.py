@@ -1,5 +1,6 @@
 """What only the CUDA side has, executed on the host: kinds of GPU, tf32, tiles that do not fit."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -95,7 +96,12 @@ def cut(x: torch.Tensor) -> torch.Tensor:
     return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
-def test_float32_uses_tf32_where_torch_allows_it_for_convolutions(device, monkeypatch):
+@pytest.mark.parametrize("switch", ["cudnn.allow_tf32", "cudnn.conv.fp32_precision"])
+def test_float32_uses_tf32_where_torch_allows_it_for_convolutions(device, switch):
+    *path, name = switch.split(".")
+    holder = functools.reduce(getattr, path, torch.backends)
+    if not hasattr(holder, name):
+        pytest.skip(f"torch {torch.__version__} has no torch.backends.{switch}")
     x, weight = normals(1, 16, 4, 8).float().to(device), normals(64, 16, 3, 3, seed=1).float().to(device)
     codes, grad = random_codes(1, 16, 4, 8).to(device), normals(1, 64, 8, 16, seed=2).float().to(device)
     exact = run(max_unpool2d_conv2d, x, codes, weight, grad)
@@ -104,8 +110,12 @@ def test_float32_uses_tf32_where_torch_allows_it_for_convolutions(device, monkey
 
     if device.type == "cuda" and torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("tf32 needs compute capability 8.0")
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    rounded = run(max_unpool2d_conv2d, x, codes, weight, grad)
+    before = getattr(holder, name)
+    setattr(holder, name, "tf32" if name == "fp32_precision" else True)  # monkeypatch cannot take all of these back
+    try:
+        rounded = run(max_unpool2d_conv2d, x, codes, weight, grad)
+    finally:
+        setattr(holder, name, before)
 
     def double(change):
         return run(

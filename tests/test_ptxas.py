@@ -93,8 +93,12 @@ def test_the_table_shows_what_was_compiled(toolkit, report, op, arch):
 # Kernels that write whole maps, and all they may store: 16 bytes of a map, or the codes of a thread's channels.
 MAP_KERNELS = r"(forward|backward|backward_input|gather|add)_kernel<[\w ]+, true>"
 STORES_OF_MAPS = {"128", "U16", "U8"}
+# Kernels that sum over maps.
+READING_KERNELS = r"(stats|backward_reduce|grad)_kernel<[\w ]+, true>"
 # Kernels that multiply on tensor cores, and what they must have.
 MATRIX_KERNELS = {
+    r"convolve_kernel<ConvTraits<half, kTensorCores75, .*": ["HMMA.1688.F32", "LDSM", "LDG.E.128"],
+    r"grad_weight_kernel<GradWeightTraits<half, kTensorCores75>.*": ["HMMA.1688.F32", "LDSM", "LDG.E.128"],
     r"convolve_kernel<ConvTraits<half, kTensorCores, .*": [
         "HMMA.16816.F32",
         "LDSM",
@@ -110,10 +114,9 @@ MATRIX_KERNELS = {
 }
 
 
-@pytest.fixture
-def machine_code(toolkit, op):
-    """Machine code for 8.0 by readable kernel name."""
-    code = cuda_kernels.disassemble(cuda_kernels.report(op, 80).cubin)
+def read_machine_code(op, arch):
+    """By readable kernel name."""
+    code = cuda_kernels.disassemble(cuda_kernels.report(op, arch).cubin)
     if code is None:
         pytest.skip("no nvdisasm: neither in the CUDA toolkit nor from pip install nvidia-cuda-nvdisasm")
     names = cuda_kernels.demangle(code)
@@ -122,19 +125,24 @@ def machine_code(toolkit, op):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("op", ["bn_relu", "bn_relu_max_pool2d", "conv_bias", "max_pool2d_with_codes"])
-def test_maps_are_moved_16_bytes_at_a_time(machine_code):
+def test_maps_are_moved_16_bytes_at_a_time(toolkit, op):
+    machine_code = read_machine_code(op, 80)
     kernels = {name: text for name, text in machine_code.items() if re.fullmatch(MAP_KERNELS, name)}
     assert len(kernels) >= 4
     for name, text in kernels.items():
         assert "LDG.E.128" in text, name
         stores = set(re.findall(r"\bSTG?\.E\.?(\w*)", text))
         assert "128" in stores and stores <= STORES_OF_MAPS, f"{name} stores {sorted(stores)}"
+    for name, text in machine_code.items():
+        if re.fullmatch(READING_KERNELS, name):
+            assert "LDG.E.128" in text, name
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("op", ["max_unpool2d_conv2d"])
 @pytest.mark.parametrize("pattern", MATRIX_KERNELS)
-def test_convolutions_use_the_matrix_instructions(machine_code, pattern):
+def test_convolutions_use_the_matrix_instructions(toolkit, op, pattern):
+    machine_code = read_machine_code(op, 75 if "kTensorCores75" in pattern else 80)
     kernels = {name: text for name, text in machine_code.items() if re.fullmatch(pattern, name)}
     assert kernels
     for name, text in kernels.items():
