@@ -41,11 +41,17 @@ class Executor {
     }
     if (shared_.claims(address)) {
       if (bytes == SharedMemory::kVectorBytes) {
-        shared_.note_vector(address, code);
+        note_vector(address, code);
       }
       write ? shared_.write(address, bytes, code) : shared_.read(address, bytes, code);
     } else {
       check_global(address, bytes, write, code);
+    }
+  }
+  // Of an access of kVectorBytes to shared memory.
+  void note_vector(uintptr_t address, const void* code) {
+    if (!descending_) {
+      shared_.note_vector(address, code);
     }
   }
   void check_global(uintptr_t address, size_t bytes, bool write, const void* code);

@@ -227,6 +227,7 @@ void copy_async_16(void* shared, const void* global, bool valid) {
     executor.check_global(from, 16, false, HOST_CUDA_CALLER);
   }
   executor.shared().copy_async(shared, valid ? global : nullptr, HOST_CUDA_CALLER);
+  executor.note_vector(to, HOST_CUDA_CALLER);
   ++executor.counting().async_copies;
 }
 

@@ -242,7 +242,6 @@ void SharedMemory::write(uintptr_t address, size_t bytes, const void* code) {
 void SharedMemory::copy_async(void* to, const void* from, const void* code) {
   const auto address = reinterpret_cast<uintptr_t>(to);
   write(address, kCopyBytes, code);
-  note_vector(address, code);
   for_each_cell(offset_of(address, kCopyBytes, "copy", code), kCopyBytes,
                 [](Cell& cell, size_t) { cell.written.thread |= kInFlight; });
   Copies& copies = copies_[thread_];
