@@ -16,6 +16,11 @@ namespace {
 // back. That is for the moment of a launch, not of the computation.
 class DeterministicCudnn {
  public:
+  static std::mutex& mutex() {
+    static std::mutex only;
+    return only;
+  }
+
   DeterministicCudnn() : lock_(mutex()), before_(at::globalContext().deterministicCuDNN()) {
     at::globalContext().setDeterministicCuDNN(true);
   }
@@ -24,10 +29,6 @@ class DeterministicCudnn {
   DeterministicCudnn& operator=(const DeterministicCudnn&) = delete;
 
  private:
-  static std::mutex& mutex() {
-    static std::mutex only;
-    return only;
-  }
   std::lock_guard<std::mutex> lock_;
   bool before_;
 };
@@ -41,6 +42,11 @@ at::Tensor convolution(const at::Tensor& map, const at::Tensor& weight, bool tra
 }
 
 }  // namespace
+
+bool wants_determinism() {
+  const std::lock_guard<std::mutex> lock(DeterministicCudnn::mutex());  // or the switch may be set from here
+  return at::globalContext().deterministicCuDNN() || at::globalContext().deterministicAlgorithms();
+}
 
 at::Tensor convolve(const at::Tensor& map, const at::Tensor& weight) {
   return convolution(map, weight, /*transposed=*/false);

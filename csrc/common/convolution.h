@@ -17,6 +17,9 @@ inline bool is_channels_last(const at::Tensor& weight) {
   return weight.is_contiguous(at::MemoryFormat::ChannelsLast) && !weight.is_contiguous();
 }
 
+// Whether the user has asked torch for deterministic convolutions.
+bool wants_determinism();
+
 // map [N, C, H, W], weight [K, C, k, k]: [N, K, H, W], channels_last.
 at::Tensor convolve(const at::Tensor& map, const at::Tensor& weight);
 

@@ -26,13 +26,11 @@ at::Tensor add(const at::Tensor& map, const std::optional<at::Tensor>& bias, boo
   return result;
 }
 
-// Whether cuDNN can be asked for all at once: it has bfloat16 from 8.0 on. It cannot be told to be deterministic then.
-// None of its forward convolutions is documented not to be, and a user who asks torch for more than that gets it.
+// Whether cuDNN can be asked for all at once: it has bfloat16 from 8.0 on. It cannot be told to be deterministic then;
+// its documentation names no forward algorithm that is not, and who asks torch for determinism does not depend on that.
 bool adds_and_rectifies(const at::Tensor& map) {
-  const at::Context& globals = at::globalContext();
-  return map.is_cuda() && map.scalar_type() != at::kDouble && globals.userEnabledCuDNN() &&
-         !globals.deterministicCuDNN() && !globals.deterministicAlgorithms() &&
-         CudaContext(map).launcher().arch() >= 80;
+  return map.is_cuda() && map.scalar_type() != at::kDouble && at::globalContext().userEnabledCuDNN() &&
+         !wants_determinism() && CudaContext(map).launcher().arch() >= 80;
 }
 
 }  // namespace
