@@ -91,17 +91,16 @@ def configured_extension(folder: Path) -> Extension:
     cuda_flags, cuda_macros = {}, []
     if toolkit is not None:
         if os.environ.get("TORCH_CUDA_ARCH_LIST"):
-            try:
-                gencode = toolchain.usable_gencode(asked := _get_cuda_arch_flags())
-            except toolchain.ToolchainError as error:
-                raise SystemExit(f"segnet_ext: TORCH_CUDA_ARCH_LIST: {error}") from None
-            if len(gencode) < len(asked):
-                say(
-                    "without the PTX of 7.5 that TORCH_CUDA_ARCH_LIST asks for: kernels for later GPUs are empty in it."
-                )
+            asked = _get_cuda_arch_flags()
         else:
             built_for = torch._C._cuda_getArchFlags() or ""  # torch.cuda.get_arch_list() is empty where there is no GPU
-            gencode = toolchain.gencode_flags(toolchain.default_archs(toolkit, built_for.split()))
+            asked = toolchain.gencode_flags(toolchain.default_archs(toolkit, built_for.split()))
+        try:
+            gencode = toolchain.usable_gencode(asked)
+        except toolchain.ToolchainError as error:
+            raise SystemExit(f"segnet_ext: TORCH_CUDA_ARCH_LIST: {error}") from None
+        if len(gencode) < len(asked):
+            say("the PTX of 7.5 is left out: it has nothing but traps where later GPUs have kernels of their own.")
         archs = toolchain.archs_text(gencode)
         say(f"CUDA {toolkit.version} in {toolkit.root}, architectures {archs}")
         # Flags that name architectures keep torch from adding its own.

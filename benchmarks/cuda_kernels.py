@@ -82,7 +82,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Report:
-    """An operation on an architecture. ``kernels`` leaves out those that compile to nothing there, ``stubs``."""
+    """An operation on an architecture. ``kernels`` leaves out ``stubs``, which are for other architectures."""
 
     kernels: dict[str, Compiled]
     stubs: frozenset[str]
@@ -249,7 +249,7 @@ def faults(report: Report, arch: int) -> list[str]:
             found.append(f"{what} has a stack of {kernel.stack} bytes in local memory")
     for launch in report.launches:
         if launch.name not in report.kernels:
-            found.append(f"{demangle([launch.name])[launch.name]} is launched and compiles to nothing")
+            found.append(f"{demangle([launch.name])[launch.name]} is launched, and is for other architectures")
             continue
         kernel = report.kernels[launch.name]
         shared = kernel.static_shared + launch.dynamic_shared

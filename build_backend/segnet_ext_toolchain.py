@@ -203,10 +203,10 @@ def gencode_flags(archs: Sequence[tuple[int, int]]) -> list[str]:
 
 
 def usable_gencode(gencode: Sequence[str]) -> list[str]:
-    """`gencode` as a user has asked for it, without PTX for GPUs that would misread it.
+    """`gencode` without PTX of 7.5; ToolchainError where it is for older GPUs.
 
-    Which kernel of an operation runs is decided by the GPU: from 8.0 on, one whose code is empty in PTX of 7.5. A GPU
-    that no other code is for then says so itself.
+    Which kernel of an operation runs is decided by the GPU: from 8.0 on, one that is a mere trap in PTX of 7.5. A GPU
+    that no other code is for gets CUDA's own error instead.
     """
     old = [number for number in map(int, re.findall(r"code=(?:sm|compute)_(\d+)", " ".join(gencode))) if number < 75]
     if old:

@@ -74,7 +74,7 @@ SEGNET_DEVICE void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const uns
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   } else {
-    __trap();
+    trap();
   }
 #else
   host_cuda::mma_m16n8k16(host_cuda::Format::kHalf, d, a, b);
@@ -89,7 +89,7 @@ SEGNET_DEVICE void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const uns
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   } else {
-    __trap();
+    trap();
   }
 #else
   host_cuda::mma_m16n8k16(host_cuda::Format::kBFloat16, d, a, b);
@@ -117,7 +117,7 @@ SEGNET_DEVICE void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   } else {
-    __trap();
+    trap();
   }
 #else
   host_cuda::mma_m16n8k8_tf32(d, a, b);
@@ -150,7 +150,7 @@ SEGNET_DEVICE void mma_sp_m16n8k32(float (&d)[4], const unsigned (&a)[4], const 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]),
                    "r"(metadata), "n"(kSelector));
   } else {
-    __trap();
+    trap();
   }
 #else
   host_cuda::mma_sp_m16n8k32(host_cuda::Format::kHalf, d, a, b, metadata, kSelector);
@@ -169,7 +169,7 @@ SEGNET_DEVICE void mma_sp_m16n8k32(float (&d)[4], const unsigned (&a)[4], const 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]),
                    "r"(metadata), "n"(kSelector));
   } else {
-    __trap();
+    trap();
   }
 #else
   host_cuda::mma_sp_m16n8k32(host_cuda::Format::kBFloat16, d, a, b, metadata, kSelector);

@@ -19,7 +19,7 @@ struct MathTraits {
   static constexpr bool kIsTf32 = kIsTensorCore && std::is_same_v<scalar_t, float>;
   // In shared memory.
   using shared_t = std::conditional_t<kIsTensorCore, scalar_t, acc_t>;
-  // The architectures that run this; for all others the kernel compiles to nothing.
+  // The architectures that run this; for all others the kernel compiles to a trap.
   static constexpr int kMinArch = kMath == Math::kTensorCores ? 80 : 75;
   static constexpr int kMaxArch =
       kMath == Math::kTensorCores75 || (!kIsTensorCore && std::is_same_v<scalar_t, bfloat16>) ? 80 : 10000;
