@@ -19,7 +19,8 @@ Made by `python benchmarks/ptxas_report.py` with nvcc {version}; no GPU took par
 occupancy`: the share of a multiprocessor's warps that can be resident at a time, from registers, threads and shared
 memory and the limits in NVIDIA's CUDA programming guide. Threads and shared memory (static and dynamic) of a block are
 what the launch code asks for at SegNet's sizes. A dash: the architecture does not run this kernel or this choice of
-tiles. Kernels that only other sizes reach (channels without whole vectors, kernels too large for a tile) come last.
+tiles. Convolutions on tensor cores run on 9.0 and 10.0 only with `SEGNET_EXT_CUDA_CONV=fused`. Kernels that only other
+sizes reach (channels without whole vectors, kernels too large for a tile) come last.
 
 Spills and stacks in local memory:{faults}
 """

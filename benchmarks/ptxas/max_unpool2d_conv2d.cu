@@ -16,9 +16,6 @@ void run(const cuda::Launcher& launch) {
     const Shape shape{4, channels, 180, 240, channels, 360, 480, kernel_size};
     for (const DType dtype : kDTypes) {
       for (const bool allow_tf32 : {false, true}) {
-        if (prefers_dense(choose_math(dtype, launch.arch(), allow_tf32), launch.arch())) {
-          continue;  // cuDNN's
-        }
         current_case = name;
         for (const Direction direction : {Direction::kForward, Direction::kGradInput}) {
           ConvArguments arguments{};

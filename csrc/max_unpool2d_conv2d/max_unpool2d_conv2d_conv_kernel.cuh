@@ -158,9 +158,9 @@ SEGNET_DEVICE void convolve_block(const ConvParams& p) {
                              (int64_t(step) * p.column_blocks + place.column_block) * Traits::kWeightElements;
       shared_t* to = weight_stages + stage * kStage;
       for (int item = thread; item < Traits::kWeightElements / Traits::kVec; item += Traits::kThreads) {
-        const cuda::BankFreeRows<Traits::kWeightCols / Traits::kVec, Traits::kWeightPitch / Traits::kVec> at(item);
-        cuda::copy_async_16(to + at.row * Traits::kWeightPitch + at.vec * Traits::kVec,
-                            from + at.row * Traits::kWeightCols + at.vec * Traits::kVec, true);
+        const typename Traits::WeightPlace to_place(item);
+        cuda::copy_async_16(to + to_place.row * Traits::kWeightPitch + to_place.vec * Traits::kVec,
+                            from + item * Traits::kVec, true);
       }
     }
     cuda::copy_async_commit();

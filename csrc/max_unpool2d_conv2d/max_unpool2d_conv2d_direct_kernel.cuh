@@ -14,7 +14,7 @@ struct PackParams {
   Shape shape;
   bool flip;           // grad_input: channels of the other side, taps in reverse order
   const void* weight;  // [K, C, k, k]
-  void* packed;        // [chunks, k * k, column_blocks, kWeightRows, kWeightCols] of shared_t, zero where there is none
+  void* packed;  // [chunks, k * k, column_blocks, kWeightElements] of shared_t by WeightPlace, zero where there is none
   int column_blocks;
   int64_t elements;  // of packed
 };
@@ -29,7 +29,8 @@ __global__ void __launch_bounds__(cuda::kElementThreads) pack_weight_kernel(cons
   }
   const int in_block = static_cast<int>(index % Traits::kWeightElements);
   int64_t rest = index / Traits::kWeightElements;
-  const int row = in_block / Traits::kWeightCols, col = in_block % Traits::kWeightCols;
+  const typename Traits::WeightPlace place(in_block / Traits::kVec);
+  const int row = place.row, col = place.vec * Traits::kVec + in_block % Traits::kVec;
   const int64_t column = rest % p.column_blocks * Traits::kBlockN + (Traits::kIsTensorCore ? row : col);
   rest /= p.column_blocks;
   const int64_t tap = rest % p.shape.taps();

@@ -102,8 +102,8 @@ ConvPlan plan_conv(const cuda::Launcher& launch, DType dtype, bool allow_tf32, c
   with_conv_traits(dtype, plan, [&](auto traits) {
     using Traits = decltype(traits);  // of wide blocks, where there are such
     const ConvSizes sizes = conv_sizes<Traits>(shape, direction);
-    plan.wide = Traits::kIsWide && sizes.columns >= Traits::kBlockN && sizes.blocks >= kBlocksWanted &&
-                fits_twice<Traits>(launch.shared_limit(), shape.kernel_size);
+    plan.wide = Traits::kIsWide && launch.arch() < 90 && sizes.columns >= Traits::kBlockN &&
+                sizes.blocks >= kBlocksWanted && fits_twice<Traits>(launch.shared_limit(), shape.kernel_size);
   });
   with_conv_traits(dtype, plan, [&](auto traits) {
     using Traits = decltype(traits);

@@ -17,8 +17,8 @@ Math choose_math(DType dtype, int arch, bool allow_tf32);
 
 // Whether the map is better unpooled into memory and convolved by cuDNN. Measured on an H200 (9.0), where cuDNN
 // multiplies by wgmma, and mma.sync, which the kernels here are built on, has at best two thirds of its rate: passes
-// over the unpooled map cost less than that. Expected of 10.0, whose matrix units mma.sync does not reach. All others
-// multiply by mma.sync or without matrix units, as do exact float32 and float64 everywhere.
+// over the unpooled map cost less than that. Expected of 10.x and 11.x, whose matrix units mma.sync does not reach. All
+// others multiply by mma.sync or without matrix units, as do exact float32 and float64 everywhere.
 inline bool prefers_dense(Math math, int arch) {
   return math == Math::kTensorCores && arch >= 90 && arch < 120;
 }
@@ -29,7 +29,8 @@ inline bool prefers_dense(Math math, int arch) {
 // - Multiply-add: narrow, limited by arithmetic and not by loads; in float64 half as many channels fit registers.
 // - Tensor cores, 16-bit elements: wide from 128 channels on where a multiprocessor has shared memory for two wide
 //   blocks (59 KiB each for a 3x3 kernel, 78 for 7x7: on 8.0 and not on 8.6, 8.9 and 12.x), as long as there are two of
-//   them for each of the 108 multiprocessors of an A100; else narrow, for more blocks.
+//   them for each of the 108 multiprocessors of an A100; else narrow, for more blocks. Not from 9.0 on, where the
+//   compiler needs more registers than two wide blocks leave it, and spills.
 // - Where there is room for a single wide block only, by shared memory or (tf32) by registers, narrow: the two or three
 //   narrow blocks of a 3x3 kernel have as many warps or more, and multiply while another one waits at a barrier.
 struct ConvPlan {

@@ -53,7 +53,8 @@ SEGNET_DEVICE cuda::Vector<typename Traits::shared_t, Traits::kVec> load_channel
   return values;
 }
 
-// A dense map [N, height, width, channels].
+// A dense map [N, height, width, channels]. Neighbouring threads have the vectors of a pixel, so that whole sectors are
+// read from few cache lines; where a chunk is 64 bytes, eight of them then write in two passes over the banks.
 template <class Traits, int kChunkVecs, int kPitch>
 class DenseMap {
  public:
@@ -71,12 +72,12 @@ class DenseMap {
         vectors_(vectors),
         rectangle_(rectangle) {}
 
-  SEGNET_DEVICE int items() const { return Place::items(rectangle_.rows * rectangle_.cols); }
+  SEGNET_DEVICE int items() const { return rectangle_.rows * rectangle_.cols * kChunkVecs; }
 
   SEGNET_DEVICE Item load(int item, int first_channel) const {
-    const Place place(item);
-    const int row = rectangle_.row + place.row / rectangle_.cols, col = rectangle_.col + place.row % rectangle_.cols;
-    const int channel = first_channel + place.vec * Traits::kVec;
+    const int pixel = item / kChunkVecs;
+    const int row = rectangle_.row + pixel / rectangle_.cols, col = rectangle_.col + pixel % rectangle_.cols;
+    const int channel = first_channel + item % kChunkVecs * Traits::kVec;
     if (row < 0 || row >= height_ || col < 0 || col >= width_) {
       return {};
     }
@@ -84,15 +85,10 @@ class DenseMap {
   }
 
   SEGNET_DEVICE void store(int item, const Item& loaded, shared_t* tile) const {
-    const Place place(item);
-    if (place.row < rectangle_.rows * rectangle_.cols) {
-      cuda::store_vector(tile + place.row * kPitch + place.vec * Traits::kVec, loaded.values);
-    }
+    cuda::store_vector(tile + item / kChunkVecs * kPitch + item % kChunkVecs * Traits::kVec, loaded.values);
   }
 
  private:
-  using Place = cuda::BankFreeRows<kChunkVecs, kPitch / Traits::kVec>;  // of a pixel
-
   const typename Traits::scalar_t* image_;
   int height_, width_, channels_;
   bool vectors_;

@@ -42,8 +42,8 @@ struct ConvTraits : MathTraits<scalar_t, kMath> {
   static constexpr int kWarpRows = 4, kWarpN = 32;
   static constexpr int kThreads = Base::kIsTensorCore ? 2 * (kBlockN / kWarpN) * cuda::kWarpSize : 128;
   static_assert(Base::kIsTensorCore || kBlockN == 16 * Base::kVec);
-  // Blocks of a 3x3 kernel that registers are left for: as many as the largest shared memory of such multiprocessors
-  // has room for, 164 KiB; where there is less, fewer run, with registers to spare.
+  // Blocks to a multiprocessor that registers are left for. On tensor cores, as many of a 3x3 kernel as 164 KiB of
+  // shared memory have room for; where there is less, fewer run, with registers to spare.
   static constexpr int kMinBlocks = kMath == Math::kTensorCores75 ? 1 : !Base::kIsTensorCore || kIsWide ? 2 : 3;
 
   // 64 bytes of channels, two steps of the matrix units. 16 bytes of padding a pixel let 8 neighbours (a row of
@@ -60,6 +60,8 @@ struct ConvTraits : MathTraits<scalar_t, kMath> {
   static constexpr int kWeightPitch = kWeightCols + Base::kVec;
   static constexpr int kWeightStages = 3;
   static constexpr int kWeightElements = kBlockN * kChunk;
+  // Where the vectors of packed weights go; in memory they lie in the order in which threads copy them.
+  using WeightPlace = cuda::BankFreeRows<kWeightCols / Base::kVec, kWeightPitch / Base::kVec>;
 
   // The result passes through shared memory, half of the tile's rows at a time, to be written in whole vectors.
   static constexpr int kOutVec = cuda::kVectorBytes / sizeof(scalar_t);
