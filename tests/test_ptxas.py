@@ -133,16 +133,20 @@ def test_maps_are_moved_16_bytes_at_a_time(toolkit, op):
         assert "LDG.E.128" in text, name
         stores = set(re.findall(r"\bSTG?\.E\.?(\w*)", text))
         assert "128" in stores and stores <= STORES_OF_MAPS, f"{name} stores {sorted(stores)}"
-    for name, text in machine_code.items():
-        if re.fullmatch(READING_KERNELS, name):
-            assert "LDG.E.128" in text, name
+    sums = {name: text for name, text in machine_code.items() if re.fullmatch(READING_KERNELS, name)}
+    assert len(sums) >= 4 or op == "max_pool2d_with_codes"
+    for name, text in sums.items():
+        assert "LDG.E.128" in text, name
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("op", ["max_unpool2d_conv2d"])
 @pytest.mark.parametrize("pattern", MATRIX_KERNELS)
 def test_convolutions_use_the_matrix_instructions(toolkit, op, pattern):
-    machine_code = read_machine_code(op, 75 if "kTensorCores75" in pattern else 80)
+    arch = 75 if "kTensorCores75" in pattern else 80
+    if divmod(arch, 10) not in toolkit.archs:
+        pytest.skip(f"nvcc {toolkit.version} does not compile for {cuda_kernels.arch_name(arch)}")
+    machine_code = read_machine_code(op, arch)
     kernels = {name: text for name, text in machine_code.items() if re.fullmatch(pattern, name)}
     assert kernels
     for name, text in kernels.items():

@@ -130,7 +130,7 @@ def test_every_op_is_in_the_table():
 
 def test_environment_variables_are_read():
     names = [name for row in table_after("### Environment variables") for name in re.findall(r"`([A-Z_]+)`", row[1])]
-    files = [ROOT / "setup.py", *(ROOT / "build_backend").glob("*.py"), *(ROOT / "csrc" / "simd").glob("*.cpp")]
+    files = [ROOT / "setup.py", *(ROOT / "build_backend").glob("*.py"), *(ROOT / "csrc").glob("*/*.cpp")]
     files += (ROOT / "csrc" / "host_cuda").glob("*.cc")
     files += [ROOT / "tests" / "conftest.py", ROOT / "tests" / "test_data.py"]
     files += [Path(torch.__file__).parent / "utils" / "cpp_extension.py"]
