@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -52,6 +54,11 @@ class Processes:
 ALONE = Processes()
 
 
+def under_torchrun() -> bool:
+    """Whether ``torchrun`` started this process."""
+    return all(name in os.environ for name in _ENVIRONMENT)
+
+
 @contextlib.contextmanager
 def join(device: torch.device) -> Iterator[Processes]:
     """Joins the processes that ``torchrun`` started, until the block is left; without torchrun there is one alone.
@@ -60,7 +67,7 @@ def join(device: torch.device) -> Iterator[Processes]:
         device: ``cpu``, which they talk on by gloo, or ``cuda``, by NCCL: each then has the GPU of its number on its
             machine, which ``Processes.device`` names.
     """
-    if not all(name in os.environ for name in _ENVIRONMENT):
+    if not under_torchrun():
         yield Processes(device=device)
         return
     backend = "gloo"
@@ -73,7 +80,17 @@ def join(device: torch.device) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
         # gloo's threads outlive the group where DistributedDataParallel used it. One that lets go of a collective's
         # tensor must have the interpreter for it, and ends the process if the interpreter is going: here it can get it,
-        # and a barrier has no tensor of Python's.
+        # and a barrier has no tensor of Python's. Where it is kept waiting for longer, only leave() helps.
         dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
     finally:
         dist.destroy_process_group()
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process with an exit status and does not take the interpreter down, which a thread of gloo's may still
+    need: see :func:`join`, after which it is to be called."""
+    gc.collect()  # what is let go of here, such as a loader with its worker processes, gets no other chance
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads it
+            stream.flush()
+    os._exit(status)

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from segnet_ext import SegNetBasic
+from segnet_ext.distributed import leave
 
 
 def main(rank: int, meeting: str, results: str) -> None:
@@ -38,3 +39,4 @@ def main(rank: int, meeting: str, results: str) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    leave(0)

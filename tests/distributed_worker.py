@@ -16,7 +16,7 @@ from torch import nn
 
 from segnet_ext import SegNet, SegNetBasic
 from segnet_ext.data import CAMVID, Augmentation, Loader, MemoryDataset, synthetic_dataset
-from segnet_ext.distributed import ALONE, Processes
+from segnet_ext.distributed import ALONE, Processes, leave
 from segnet_ext.models import segnet
 from segnet_ext.nn import BNReLUMaxPool2d, bn_relu_conv2d, convert_sync_batchnorm
 from segnet_ext.optim import sgd
@@ -173,3 +173,4 @@ def resumed(processes: Processes) -> dict:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    leave(0)

@@ -98,6 +98,12 @@ def log(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_a_process_that_leaves_says_all_and_has_its_status(tmp_path):
+    script = "from segnet_ext.distributed import leave\nprint('said', end='')\nleave(3)\nprint('never')"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert (run.returncode, run.stdout, run.stderr) == (3, "said", "")
+
+
 def test_torchrun(tmp_path, capfd):
     data = write_camvid(tmp_path / "camvid")
     options = ["--data", str(data), "--workers", "0", "--threads", "1", "--out"]
