@@ -54,12 +54,12 @@ def onnx_model(model: nn.Module, unpool: str = "select", metadata: dict[str, str
         ValueError: another ``unpool``, or a BatchNorm has no running statistics.
         InputError: the onnx package is missing.
     """
-    require("onnx_model", "onnx", extra="export")
-    import onnx
-
     if unpool not in UNPOOLINGS:
         raise ValueError(f"onnx_model: unpool must be one of {', '.join(UNPOOLINGS)}, got {unpool!r}")
     frozen = _frozen("onnx_model", model)
+    require("onnx_model", "onnx", extra="export")
+    import onnx
+
     graph = _Graph(select=unpool == "select")
     logits = _WRITERS[type(frozen)](graph, frozen)
     graph.nodes.append(onnx.helper.make_node("Identity", [logits], ["logits"]))
