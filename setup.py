@@ -98,7 +98,7 @@ def configured_extension(folder: Path) -> Extension:
         try:
             gencode = toolchain.usable_gencode(asked)
         except toolchain.ToolchainError as error:
-            raise SystemExit(f"segnet_ext: TORCH_CUDA_ARCH_LIST: {error}") from None
+            raise SystemExit(f"segnet_ext: {error}") from None
         if len(gencode) < len(asked):
             say("the PTX of 7.5 is left out: it has nothing but traps where later GPUs have kernels of their own.")
         archs = toolchain.archs_text(gencode)

@@ -210,7 +210,7 @@ def usable_gencode(gencode: Sequence[str]) -> list[str]:
     """
     old = [number for number in map(int, re.findall(r"code=(?:sm|compute)_(\d+)", " ".join(gencode))) if number < 75]
     if old:
-        raise ToolchainError(f"segnet_ext needs compute capability 7.5 or newer, got {min(old) / 10}")
+        raise ToolchainError(f"TORCH_CUDA_ARCH_LIST must name architectures of 7.5 or newer, got {min(old) / 10}")
     return [flag for flag in gencode if not flag.endswith("code=compute_75")]
 
 

@@ -254,7 +254,7 @@ def test_machine_code_is_made_from_few_ptx(toolchain: ModuleType):
     assert toolchain.archs_text(["-gencode=arch=compute_90a,code=sm_90a"]) == "9.0"
 
 
-def test_later_gpus_get_no_ptx_in_which_their_kernels_are_empty(toolchain: ModuleType):
+def test_later_gpus_get_no_ptx_in_which_their_kernels_are_traps(toolchain: ModuleType):
     def flags(*pairs):
         return [f"-gencode=arch=compute_{ptx},code={code}" for ptx, code in pairs]
 

@@ -33,11 +33,15 @@ def toolkit():
         pytest.skip(str(error))
 
 
-@pytest.fixture
-def report(toolkit, op, arch):
+def compile_for(toolkit, op, arch):
     if divmod(arch, 10) not in toolkit.archs:
         pytest.skip(f"nvcc {toolkit.version} does not compile for {cuda_kernels.arch_name(arch)}")
     return cuda_kernels.report(op, arch)
+
+
+@pytest.fixture
+def report(toolkit, op, arch):
+    return compile_for(toolkit, op, arch)
 
 
 def test_every_operation_with_kernels_is_looked_at():
@@ -114,9 +118,9 @@ MATRIX_KERNELS = {
 }
 
 
-def read_machine_code(op, arch):
+def read_machine_code(toolkit, op, arch):
     """By readable kernel name."""
-    code = cuda_kernels.disassemble(cuda_kernels.report(op, arch).cubin)
+    code = cuda_kernels.disassemble(compile_for(toolkit, op, arch).cubin)
     if code is None:
         pytest.skip("no nvdisasm: neither in the CUDA toolkit nor from pip install nvidia-cuda-nvdisasm")
     names = cuda_kernels.demangle(code)
@@ -126,7 +130,7 @@ def read_machine_code(op, arch):
 @pytest.mark.slow
 @pytest.mark.parametrize("op", ["bn_relu", "bn_relu_max_pool2d", "conv_bias", "max_pool2d_with_codes"])
 def test_maps_are_moved_16_bytes_at_a_time(toolkit, op):
-    machine_code = read_machine_code(op, 80)
+    machine_code = read_machine_code(toolkit, op, 80)
     kernels = {name: text for name, text in machine_code.items() if re.fullmatch(MAP_KERNELS, name)}
     assert len(kernels) >= 4
     for name, text in kernels.items():
@@ -143,10 +147,7 @@ def test_maps_are_moved_16_bytes_at_a_time(toolkit, op):
 @pytest.mark.parametrize("op", ["max_unpool2d_conv2d"])
 @pytest.mark.parametrize("pattern", MATRIX_KERNELS)
 def test_convolutions_use_the_matrix_instructions(toolkit, op, pattern):
-    arch = 75 if "kTensorCores75" in pattern else 80
-    if divmod(arch, 10) not in toolkit.archs:
-        pytest.skip(f"nvcc {toolkit.version} does not compile for {cuda_kernels.arch_name(arch)}")
-    machine_code = read_machine_code(op, arch)
+    machine_code = read_machine_code(toolkit, op, 75 if "kTensorCores75" in pattern else 80)
     kernels = {name: text for name, text in machine_code.items() if re.fullmatch(pattern, name)}
     assert kernels
     for name, text in kernels.items():
